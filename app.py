@@ -1,0 +1,61 @@
+"""Configuration -> stacks. The only place that reads the outside: the environment's name and the checkout's path.
+
+    npx cdk deploy --all -c environment=prod
+"""
+
+from pathlib import Path
+
+import aws_cdk as cdk
+
+from config.settings import Settings, SettingsError, load
+from stacks.components.step_code import build_zip
+from stacks.operations import OperationsStack
+from stacks.pipeline import PipelineStack
+from stacks.storage import StorageStack
+from stacks.triggers import TriggersStack
+
+REPOSITORY = Path(__file__).parent
+
+
+def build(app: cdk.App, settings: Settings) -> None:
+    """Add the stacks of one deployment to `app`."""
+    # Without an account the stacks stay environment-agnostic, so that synth needs no credentials.
+    env = cdk.Environment(account=settings.account, region=settings.region)
+    step_code_zip = build_zip(REPOSITORY, REPOSITORY / "build" / "step_code")
+
+    storage = StorageStack(app, f"{settings.name}-storage", settings=settings, env=env)
+    pipeline = PipelineStack(
+        app,
+        f"{settings.name}-pipeline",
+        settings=settings,
+        raw_bucket=storage.raw_bucket,
+        artifact_bucket=storage.artifact_bucket,
+        step_code_zip=step_code_zip,
+        env=env,
+    )
+    triggers = TriggersStack(
+        app,
+        f"{settings.name}-triggers",
+        settings=settings,
+        raw_bucket=storage.raw_bucket,
+        finetune_pipeline=pipeline.finetune_pipeline,
+        env=env,
+    )
+    OperationsStack(
+        app, f"{settings.name}-operations", settings=settings, data_rules=triggers.data_rules, env=env
+    )
+    cdk.Tags.of(app).add("application", settings.name)
+
+
+def main() -> None:
+    app = cdk.App()
+    try:
+        settings = load(app.node.get_context("environment"))
+    except SettingsError as error:
+        raise SystemExit(f"error: {error}") from None
+    build(app, settings)
+    app.synth()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""`finetune`: the command line, the same against AWS and against local AWS."""

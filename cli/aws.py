@@ -1,0 +1,82 @@
+"""One deployment as the commands see it: its settings, its AWS clients, and the resources that its stacks made."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from cli.console import CommandError
+from config.settings import Settings, load
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sagemaker import SageMakerClient
+
+REPOSITORY = Path(__file__).parent.parent
+LOCAL_STATE = REPOSITORY / "build" / "local_aws"
+LOCAL_ADDRESS = LOCAL_STATE / "address.json"  # where the local AWS that is running now can be reached
+
+# Local AWS knows no secrets: any keys do, but the clients insist on having some.
+LOCAL_CREDENTIALS = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A deployed environment: `Deployment(load("prod"))` on AWS, with `endpoint_url` on local AWS."""
+
+    settings: Settings
+    endpoint_url: str | None = None
+
+    @classmethod
+    def named(cls, environment: str) -> "Deployment":
+        """The deployment of `environment`; `local` is the local AWS that runs now."""
+        return cls(load(environment), local_address() if environment == "local" else None)
+
+    @cached_property
+    def session(self) -> boto3.Session:
+        if self.endpoint_url:
+            return boto3.Session(region_name=self.settings.region, **LOCAL_CREDENTIALS)
+        return boto3.Session(region_name=self.settings.region)
+
+    def client(self, service: str):  # type: ignore[no-untyped-def]  # noqa: ANN201  # one of hundreds of client types
+        return self.session.client(service, endpoint_url=self.endpoint_url)  # type: ignore[call-overload]
+
+    @cached_property
+    def s3(self) -> "S3Client":
+        return self.client("s3")  # type: ignore[no-any-return]
+
+    @cached_property
+    def sagemaker(self) -> "SageMakerClient":
+        return self.client("sagemaker")  # type: ignore[no-any-return]
+
+    def output(self, stack: str, key: str) -> str:
+        """Value of an output of the stack `<name>-<stack>`."""
+        name = f"{self.settings.name}-{stack}"
+        try:
+            stacks = self.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
+        except (ClientError, BotoCoreError) as error:
+            raise CommandError(f"cannot read the stack {name}: {error}\nDeploy first: see 'make deploy' or 'make local'") from error
+        outputs = {output["OutputKey"]: output["OutputValue"] for output in stacks[0].get("Outputs", [])}
+        if key not in outputs:
+            raise CommandError(f"the stack {name} has no output {key}; deploy this version again")
+        return str(outputs[key])
+
+    @property
+    def raw_bucket(self) -> str:
+        return self.output("storage", "RawBucketName")
+
+    @property
+    def artifact_bucket(self) -> str:
+        return self.output("storage", "ArtifactBucketName")
+
+
+def local_address() -> str:
+    """URL of the local AWS that runs now."""
+    try:
+        return str(json.loads(LOCAL_ADDRESS.read_text(encoding="utf-8"))["url"])
+    except FileNotFoundError:
+        raise CommandError("local AWS does not run; start it with 'make local' in another terminal") from None

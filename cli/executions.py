@@ -1,0 +1,195 @@
+"""Pipeline executions: start, watch, sum up. Works on executions that anyone started."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from botocore.exceptions import ClientError
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from cli.aws import Deployment
+from cli.console import CommandError, console
+from pipeline_steps.contract import progress
+
+RUNNING = ("Executing", "Stopping")
+MARKS = {"Succeeded": "[green]✔[/]", "Failed": "[red]✘[/]", "Executing": "[cyan]▶[/]", "Stopped": "[yellow]■[/]"}
+LOG_GROUPS = {"ProcessingJob": "/aws/sagemaker/ProcessingJobs", "TrainingJob": "/aws/sagemaker/TrainingJobs"}
+POLL_SECONDS = 1.0
+
+
+@dataclass
+class StepView:
+    """One step as it is shown: `seconds` up to now or to its end, `detail` from its newest progress line."""
+
+    name: str
+    type: str
+    status: str
+    seconds: float
+    reason: str = ""
+    job: tuple[str, str] | None = None  # (kind of job, name)
+    cached: bool = False
+    progress: progress.Progress | None = None
+
+
+@dataclass
+class ExecutionView:
+    arn: str
+    status: str
+    reason: str
+    steps: list[StepView] = field(default_factory=list)
+
+    @property
+    def running(self) -> bool:
+        return self.status in RUNNING
+
+
+def start(deployment: Deployment, parameters: dict[str, str]) -> str:
+    """Start `<name>-finetune` with `parameters` over its defaults; returns the execution's ARN."""
+    try:
+        answer = deployment.sagemaker.start_pipeline_execution(
+            PipelineName=deployment.settings.finetune_pipeline_name,
+            PipelineParameters=[{"Name": name, "Value": value} for name, value in parameters.items()],
+        )
+    except ClientError as error:
+        raise CommandError(f"the execution was not started: {error}") from error
+    return answer["PipelineExecutionArn"]
+
+
+def newest(deployment: Deployment) -> str | None:
+    """ARN of the execution of `<name>-finetune` that started last, or None."""
+    answer = deployment.sagemaker.list_pipeline_executions(
+        PipelineName=deployment.settings.finetune_pipeline_name,
+        SortBy="CreationTime",
+        SortOrder="Descending",
+        MaxResults=1,
+    )
+    summaries = answer["PipelineExecutionSummaries"]
+    return summaries[0]["PipelineExecutionArn"] if summaries else None
+
+
+def describe(deployment: Deployment, arn: str) -> ExecutionView:
+    """The execution with its steps in the order they started."""
+    execution = deployment.sagemaker.describe_pipeline_execution(PipelineExecutionArn=arn)
+    pages = deployment.sagemaker.get_paginator("list_pipeline_execution_steps").paginate(
+        PipelineExecutionArn=arn, SortOrder="Ascending"
+    )
+    steps = [_step_view(step) for page in pages for step in page["PipelineExecutionSteps"]]
+    return ExecutionView(arn, execution["PipelineExecutionStatus"], execution.get("FailureReason", ""), steps)
+
+
+def _step_view(step: Any) -> StepView:
+    kind, content = next(iter(step.get("Metadata", {}).items()), ("", {}))
+    arn = content.get("Arn", "") if isinstance(content, dict) else ""
+    end = step.get("EndTime") or datetime.now(UTC)
+    return StepView(
+        name=step["StepName"],
+        type=kind or "Fail",
+        status=step["StepStatus"],
+        seconds=round((end - step["StartTime"]).total_seconds(), 1) if "StartTime" in step else 0.0,
+        reason=step.get("FailureReason", ""),
+        job=(kind, arn.rsplit("/", 1)[-1]) if kind in LOG_GROUPS else None,
+        cached="CacheHitResult" in step,
+    )
+
+
+def follow(deployment: Deployment, arn: str) -> ExecutionView:
+    """Show the execution until it ends: each step, its state and time, and a bar with the newest figures of its log."""
+    logs = LogProgress(deployment)
+    if not console.is_terminal:
+        return _follow_in_lines(deployment, arn, logs)
+    with Live(console=console, refresh_per_second=4) as live:
+        for view in _views(deployment, arn, logs):
+            live.update(render(view))
+    return view
+
+
+def _follow_in_lines(deployment: Deployment, arn: str, logs: "LogProgress") -> ExecutionView:
+    """For a log file: one line for each change of a step, and for progress every ten seconds."""
+    seen: dict[str, str] = {}
+    last_progress = time.monotonic()
+    for view in _views(deployment, arn, logs):
+        for step in view.steps:
+            if seen.get(step.name) != step.status:
+                seen[step.name] = step.status
+                console.print(f"{step.name}: {step.status} ({step.seconds:.0f} s) {step.reason}".rstrip())
+            elif step.status == "Executing" and step.progress and time.monotonic() - last_progress > 10:
+                last_progress = time.monotonic()
+                console.print(f"  {step.name}: {_figures(step.progress)}")
+    return view
+
+
+def _views(deployment: Deployment, arn: str, logs: "LogProgress") -> Iterator[ExecutionView]:
+    while True:
+        view = describe(deployment, arn)
+        for step in view.steps:
+            if step.job:
+                step.progress = logs.newest(step)
+        yield view
+        if not view.running:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def render(view: ExecutionView) -> Group:
+    """The execution as a table: a line for each step, a bar below the one that is at long work."""
+    table = Table(box=None, padding=(0, 1), header_style="dim")
+    table.add_column("")
+    table.add_column("step", min_width=12)
+    table.add_column("state", min_width=10)
+    table.add_column("time", justify="right", min_width=7)
+    table.add_column("")
+    for step in view.steps:
+        at_work = step.status in ("Executing", "Starting")
+        detail: Any = Text(_figures(step.progress) if step.progress else "", style="dim")
+        if step.progress and at_work:
+            grid = Table.grid(padding=(0, 1))
+            grid.add_row(ProgressBar(total=step.progress.total, completed=step.progress.done, width=24), detail)
+            detail = grid
+        elif step.reason:
+            detail = Text(step.reason, style="red")
+        state = f"{step.status} (cached)" if step.cached else step.status
+        table.add_row(MARKS.get(step.status, "·"), step.name, state, f"{step.seconds:.0f} s", detail)
+    return Group(table)
+
+
+def _figures(newest: progress.Progress) -> str:
+    figures = "  ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in newest.figures.items())
+    return f"{newest.phase} {newest.done}/{newest.total}  {figures}".rstrip()
+
+
+class LogProgress:
+    """Reads each job's log in CloudWatch from where it stopped and keeps its newest progress line."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._logs = deployment.client("logs")
+        self._tokens: dict[str, str] = {}
+        self._newest: dict[str, progress.Progress] = {}
+
+    def newest(self, step: StepView) -> progress.Progress | None:
+        assert step.job
+        kind, job = step.job
+        if step.status == "Executing" or job not in self._newest:
+            for message in self._messages(LOG_GROUPS[kind], job):
+                if found := progress.parse(message):
+                    self._newest[job] = found
+        return self._newest.get(job)
+
+    def _messages(self, group: str, job: str) -> Iterator[str]:
+        try:
+            streams = self._logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{job}/")["logStreams"]
+            for stream in streams:
+                name = stream["logStreamName"]
+                position = {"nextToken": self._tokens[name]} if name in self._tokens else {}
+                answer = self._logs.get_log_events(
+                    logGroupName=group, logStreamName=name, startFromHead=True, **position
+                )
+                self._tokens[name] = answer["nextForwardToken"]
+                yield from (event["message"] for event in answer["events"])
+        except self._logs.exceptions.ResourceNotFoundException:
+            return  # the job has not written its first line yet

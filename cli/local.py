@@ -1,0 +1,74 @@
+"""Local AWS with our stacks in it: start it, deploy to it with the real CDK CLI, take it down."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import local_aws
+from cli.aws import LOCAL_ADDRESS, LOCAL_CREDENTIALS, LOCAL_STATE, REPOSITORY
+from cli.console import CommandError, console
+from config.settings import Settings
+
+# Which installed environment plays which container image, by the image's repository name.
+IMAGES = {
+    "huggingface-pytorch-training": REPOSITORY / ".venv-steps",
+    "djl-inference": REPOSITORY / ".venv-steps",
+}
+CDK = REPOSITORY / "node_modules" / ".bin" / "cdk"
+NODE = REPOSITORY / ".venv" / "bin"
+
+
+@contextmanager
+def running(settings: Settings, state: Path = LOCAL_STATE, port: int = 0) -> Iterator[local_aws.LocalAws]:
+    """Local AWS, empty at the start; no process of it is left at the end."""
+    os.environ["AWS_DEFAULT_REGION"] = settings.region
+    shutil.rmtree(state, ignore_errors=True)
+    state.mkdir(parents=True)
+    with local_aws.start(state, IMAGES, port) as aws:
+        LOCAL_ADDRESS.parent.mkdir(parents=True, exist_ok=True)
+        LOCAL_ADDRESS.write_text(json.dumps({"url": aws.url}), encoding="utf-8")
+        try:
+            yield aws
+        finally:
+            LOCAL_ADDRESS.unlink(missing_ok=True)
+
+
+def deploy(settings: Settings, url: str, environment: str = "local", log: Path | None = None) -> None:
+    """`cdk bootstrap` and `cdk deploy --all` of `environment` against the AWS at `url`."""
+    log = log or LOCAL_STATE / "cdk.log"
+    target = f"aws://{settings.account}/{settings.region}"
+    _cdk(["bootstrap", target], url, settings, log)
+    _cdk(["deploy", "--all", "--require-approval", "never", "-c", f"environment={environment}"], url, settings, log)
+
+
+def _cdk(arguments: list[str], url: str, settings: Settings, log: Path) -> None:
+    if not CDK.exists():
+        raise CommandError(f"{CDK} is missing; run 'make setup'")
+    environment = {
+        **os.environ,
+        "PATH": f"{NODE}:{os.environ['PATH']}",
+        "AWS_ENDPOINT_URL": url,
+        "AWS_REGION": settings.region,
+        "AWS_DEFAULT_REGION": settings.region,
+        "AWS_ACCESS_KEY_ID": LOCAL_CREDENTIALS["aws_access_key_id"],
+        "AWS_SECRET_ACCESS_KEY": LOCAL_CREDENTIALS["aws_secret_access_key"],
+    }
+    with (
+        console.status(f"cdk {arguments[0]} (log: {log})"),
+        log.open("a", encoding="utf-8") as output,
+        subprocess.Popen(
+            [str(CDK), "--no-notices", "--progress", "events", "--ci", *arguments],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        ) as process,
+    ):
+        code = process.wait()
+    if code:
+        tail = "\n".join(log.read_text(encoding="utf-8").splitlines()[-30:])
+        raise CommandError(f"cdk {arguments[0]} ended with code {code}; the end of {log}:\n{tail}")

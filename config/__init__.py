@@ -1,0 +1,1 @@
+"""What differs between one deployment and another: typed settings and the files that hold their values."""

@@ -1,0 +1,219 @@
+"""The settings of one deployment: frozen, typed, checked together before anything is built.
+
+A file under config/ (local.yaml, dev.yaml, prod.yaml) holds values only; this module says what they mean,
+in which unit and within which limits. `load` reports every problem of a file at once.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+InstanceType = Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9-]+$")]
+TuningMode = Literal["instruction", "domain"]
+PeftType = Literal["lora", "None"]
+ApprovalStatus = Literal["Approved", "PendingManualApproval"]
+
+
+class SettingsError(ValueError):
+    """A configuration file that cannot be used; the message lists every problem in it."""
+
+
+class Group(BaseModel):
+    """A group of settings: immutable, and an unknown key is an error rather than a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Images(Group):
+    """Container images of the AWS Deep Learning Containers, by the versions that the SageMaker SDK resolves."""
+
+    training_transformers_version: str = "5.3.0"
+    training_pytorch_version: str = "2.9.0"
+    serving_version: str = Field(default="0.36.0", description="DJL LMI (vLLM inside)")
+
+
+class BaseModelSettings(Group):
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")] = Field(
+        description="folder below base-models/ in the artifact bucket, written by `finetune import-model`"
+    )
+
+
+class DatasetSettings(Group):
+    """How rows are divided. The validation ratio's name and meaning are JumpStart's; the test set is ours."""
+
+    tuning_mode: TuningMode = "instruction"
+    default_manifest: str = Field(
+        default="instruction/dataset.manifest", description="key in the raw bucket used by the schedule and by hand"
+    )
+    validation_split_ratio: float = Field(default=0.1, gt=0, lt=1)
+    test_split_ratio: float = Field(default=0.15, gt=0, lt=1)
+    train_data_split_seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def leaves_rows_to_train_on(self) -> "DatasetSettings":
+        if self.validation_split_ratio + self.test_split_ratio >= 0.9:
+            raise ValueError(
+                f"validation_split_ratio ({self.validation_split_ratio}) and test_split_ratio ({self.test_split_ratio}) "
+                "take 90 % of the rows or more; lower them so that their sum is below 0.9"
+            )
+        return self
+
+
+class TrainingSettings(Group):
+    """FineTune's instance and hyperparameters. Hyperparameters carry JumpStart's names and meanings."""
+
+    instance_type: InstanceType = "ml.g5.12xlarge"
+    instance_count: int = Field(default=1, ge=1, le=64)
+    volume_gb: int = Field(default=300, ge=30, le=16384)
+    max_runtime_hours: float = Field(default=24, gt=0, le=672)
+    peft_type: PeftType = "lora"
+    epoch: float = Field(default=1.0, gt=0, le=1000)
+    learning_rate: float = Field(default=2e-4, gt=0, le=1)
+    lora_r: int = Field(default=16, ge=1, le=1000)
+    lora_alpha: int = Field(default=32, ge=1)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    per_device_train_batch_size: int = Field(default=2, ge=1, le=1000, description="sequences per device and micro-batch")
+    gradient_accumulation_steps: int = Field(default=4, ge=1, le=1000)
+    max_input_length: int = Field(default=2048, ge=16, description="tokens")
+    warmup_ratio: float = Field(default=0.1, ge=0, le=1)
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    seed: int = Field(default=10, ge=1, le=1000)
+
+
+class ProcessingSettings(Group):
+    """Instances of the processing jobs."""
+
+    prepare_instance_type: InstanceType = "ml.m5.xlarge"
+    evaluate_instance_type: InstanceType = "ml.g5.4xlarge"
+    deploy_instance_type: InstanceType = "ml.t3.medium"
+    volume_gb: int = Field(default=100, ge=1, le=16384)
+    max_runtime_hours: float = Field(default=4, gt=0, le=24)
+
+
+class GateSettings(Group):
+    """Defaults of the gate's run-time parameters. An improvement counts by the low end of its 95 % interval."""
+
+    min_loss_improvement: float = Field(default=0.02, ge=0, description="nats per token below the base's loss")
+    min_rouge_l_improvement: float = Field(
+        default=-0.02, ge=-1, le=1, description="ROUGE-L F1 (0..1) above the base's; negative tolerates a small loss"
+    )
+    min_test_rows: int = Field(default=20, ge=2, description="rows a metric must rest on")
+    max_new_tokens: int = Field(default=128, ge=1, le=4096, description="tokens generated for one test row")
+
+
+class ReleaseSettings(Group):
+    approval_status: ApprovalStatus = Field(
+        default="PendingManualApproval", description="status of a new package; Approved releases it at once"
+    )
+    instance_type: InstanceType = "ml.g5.4xlarge"
+    instance_count: int = Field(default=1, ge=1, le=100)
+
+
+class ScheduleSettings(Group):
+    """Retraining on the default manifest at a fixed time."""
+
+    enabled: bool = True
+    expression: str = Field(default="cron(0 3 ? * MON *)", pattern=r"^(cron|rate)\(.+\)$")
+    timezone: str = Field(default="UTC", description="IANA name")
+
+
+class Settings(Group):
+    """One deployment of the whole product into one account and region."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,23}$")] = Field(description="prefix of every resource name")
+    account: Annotated[str, Field(pattern=r"^\d{12}$")] | None = Field(
+        default=None, description="twelve digits; without it, the CDK CLI's current account"
+    )
+    region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")] = "us-east-1"
+    keep_data: bool = Field(default=True, description="buckets and models outlive a deleted stack")
+    failure_email: str | None = Field(default=None, pattern=r"^[^@\s]+@[^@\s]+$", description="hears of failed executions")
+    images: Images = Images()
+    base_model: BaseModelSettings
+    dataset: DatasetSettings = DatasetSettings()
+    training: TrainingSettings = TrainingSettings()
+    processing: ProcessingSettings = ProcessingSettings()
+    gate: GateSettings = GateSettings()
+    release: ReleaseSettings = ReleaseSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+
+    @property
+    def finetune_pipeline_name(self) -> str:
+        return f"{self.name}-finetune"
+
+    @property
+    def deploy_pipeline_name(self) -> str:
+        return f"{self.name}-deploy"
+
+    @property
+    def endpoint_name(self) -> str:
+        return self.name
+
+    @property
+    def model_package_group_name(self) -> str:
+        return self.name
+
+    @model_validator(mode="after")
+    def the_default_manifest_lies_under_its_tuning_mode(self) -> "Settings":
+        mode = self.dataset.tuning_mode
+        if not self.dataset.default_manifest.startswith(f"{mode}/"):
+            raise ValueError(
+                f"dataset.default_manifest is {self.dataset.default_manifest!r} but dataset.tuning_mode is {mode!r}; "
+                f"the first folder of a manifest's key is its tuning mode: use '{mode}/...' or change the mode"
+            )
+        return self
+
+
+def environments(folder: Path = Path(__file__).parent) -> list[str]:
+    """Names of the configurations that lie in `folder`, sorted."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def load(environment: str, folder: Path = Path(__file__).parent) -> Settings:
+    """The settings of `environment`: the name of a file in `folder`, or the path of a YAML file of yours.
+
+    Raises SettingsError with every problem of the file: unknown keys (with the nearest known one), wrong types,
+    values outside their limits, fields that contradict each other.
+    """
+    path = Path(environment) if environment.endswith(".yaml") else folder / f"{environment}.yaml"
+    if not path.is_file():
+        raise SettingsError(
+            f"there is no configuration {environment!r} ({path}); choose one of {', '.join(environments(folder))}, "
+            "or name a .yaml file of yours"
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} holds {type(values).__name__}, expected a mapping of settings such as 'name: ...'")
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors()]
+        headline = f"{path} has {len(problems)} problem{'s' if len(problems) > 1 else ''}:"
+        raise SettingsError("\n".join([headline, *(f"  - {problem}" for problem in problems)])) from None
+
+
+def _describe(problem: dict) -> str:  # type: ignore[type-arg]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _keys_beside(problem["loc"])
+        nearest = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys here: {', '.join(known)}"
+        return f"{key}: unknown key (value {problem['input']!r}); {hint}"
+    if problem["type"] == "missing":
+        return f"{key}: missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {message} (value {problem['input']!r})" if key else message
+
+
+def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for part in location[:-1]:
+        annotation = model.model_fields[str(part)].annotation
+        model = next(t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel))
+    return sorted(model.model_fields)

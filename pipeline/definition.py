@@ -1,0 +1,440 @@
+"""The two pipelines: one function a step, named as the step.
+
+<name>-finetune   PrepareData -> FineTune -> Evaluate -> QualityGate { Register -> AutoDeploy { Deploy } } else Fail
+<name>-deploy     Deploy alone, given a model package
+
+Names in ${...} are deployed resources; the stack puts them in (RESOURCES lists them).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from config.settings import Settings
+from pipeline import gates
+from pipeline.sdk import (
+    CACHE_FOR_30_DAYS,
+    Request,
+    RequestStep,
+    StepTypeEnum,
+    definition_json,
+    serving_image,
+    training_image,
+)
+from pipeline_steps.contract import files
+from sagemaker.core.helper.pipeline_variable import PipelineVariable
+from sagemaker.core.workflow.conditions import ConditionEquals
+from sagemaker.core.workflow.execution_variables import ExecutionVariables
+from sagemaker.core.workflow.functions import Join, JsonGet
+from sagemaker.core.workflow.parameters import Parameter, ParameterFloat, ParameterInteger, ParameterString
+from sagemaker.core.workflow.properties import PropertyFile
+from sagemaker.mlops.workflow.condition_step import ConditionStep
+from sagemaker.mlops.workflow.fail_step import FailStep
+
+RESOURCES = (
+    "RawBucket",
+    "ArtifactBucket",
+    "CodeBucket",
+    "CodeKey",
+    "PrepareRole",
+    "TrainRole",
+    "EvaluateRole",
+    "DeployRole",
+    "ServingRole",
+)
+
+Value = str | PipelineVariable
+
+CODE_URI = "s3://${CodeBucket}/${CodeKey}"
+PROCESSING_CODE = "/opt/ml/processing/input/code"
+TRAINING_CODE = "/opt/ml/input/data/code"
+
+# The regular expressions that SageMaker runs over FineTune's log; contract/progress.py writes these lines.
+METRIC_DEFINITIONS = [
+    {"Name": name, "Regex": f"{key}=([0-9.eE+-]+)"}
+    for name, key in (
+        ("train:loss", "train_loss"),
+        ("validation:loss", "eval_loss"),
+        ("train:tokens_per_second", "tokens_per_second"),
+        ("train:learning_rate", "learning_rate"),
+    )
+]
+
+# CUDA 13 images need this host image under an endpoint; older default hosts have too old a driver.
+INFERENCE_AMI_VERSION = "al2-ami-sagemaker-inference-gpu-3-1"
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What can be changed at the start of an execution, from the console, the CLI or a trigger."""
+
+    dataset_manifest: ParameterString
+    tuning_mode: ParameterString
+    peft_type: ParameterString
+    epoch: ParameterFloat
+    learning_rate: ParameterFloat
+    training_instance_type: ParameterString
+    training_instance_count: ParameterInteger
+    min_loss_improvement: ParameterFloat
+    min_rouge_l_improvement: ParameterFloat
+    min_test_rows: ParameterInteger
+    approval_status: ParameterString
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Parameters":
+        training, gate = settings.training, settings.gate
+        return cls(
+            ParameterString("DatasetManifest", default_value=settings.dataset.default_manifest),
+            ParameterString(
+                "TuningMode", default_value=settings.dataset.tuning_mode, enum_values=["instruction", "domain"]
+            ),
+            ParameterString("PeftType", default_value=training.peft_type, enum_values=["lora", "None"]),
+            ParameterFloat("Epoch", default_value=training.epoch),
+            ParameterFloat("LearningRate", default_value=training.learning_rate),
+            ParameterString("TrainingInstanceType", default_value=training.instance_type),
+            ParameterInteger("TrainingInstanceCount", default_value=training.instance_count),
+            ParameterFloat("MinLossImprovement", default_value=gate.min_loss_improvement),
+            ParameterFloat("MinRougeLImprovement", default_value=gate.min_rouge_l_improvement),
+            ParameterInteger("MinTestRows", default_value=gate.min_test_rows),
+            ParameterString(
+                "ApprovalStatus",
+                default_value=settings.release.approval_status,
+                enum_values=["Approved", "PendingManualApproval"],
+            ),
+        )
+
+    def all(self) -> list[Parameter]:
+        return list(vars(self).values())
+
+
+def finetune_definition(settings: Settings) -> str:
+    """JSON of `<name>-finetune`: from raw data to a served model, or to a refusal with its reasons."""
+    parameters = Parameters.from_settings(settings)
+
+    prepared = prepare_data(settings, parameters)
+    tuned = fine_tune(settings, parameters, prepared)
+    evaluated = evaluate(settings, parameters, prepared, tuned)
+    registered = register(settings, parameters, prepared, tuned, evaluated)
+    auto_deploy = ConditionStep(
+        "AutoDeploy",
+        conditions=[ConditionEquals(left=parameters.approval_status, right="Approved")],
+        if_steps=[deploy(settings, registered.properties.ModelPackageArn)],
+        else_steps=[],
+    )
+    quality_gate = ConditionStep(
+        "QualityGate",
+        conditions=[ConditionEquals(left=evaluation_value("gate.passed"), right=True)],
+        if_steps=[registered, auto_deploy],
+        else_steps=[fail()],
+    )
+
+    steps = [prepared, tuned, evaluated, quality_gate]
+    return definition_json(settings.finetune_pipeline_name, parameters.all(), steps, settings.region)
+
+
+def deploy_definition(settings: Settings) -> str:
+    """JSON of `<name>-deploy`: the same Deploy step for a package that exists already."""
+    model_package_arn = ParameterString("ModelPackageArn")
+    step = deploy(settings, model_package_arn)
+    return definition_json(settings.deploy_pipeline_name, [model_package_arn], [step], settings.region)
+
+
+# ---------------------------------------------------------------- steps, in the order of the work
+
+
+def prepare_data(settings: Settings, parameters: Parameters) -> RequestStep:
+    """Raw rows -> checked, split, content-addressed dataset and its data card.
+
+    Not cached: the manifest's URI says nothing about the bytes behind it. The dataset it publishes is addressed by
+    content, which makes the cache of the later steps right (docs/decisions/0002-content-addressed-datasets.md).
+    """
+    dataset = settings.dataset
+    request = processing_request(
+        settings,
+        role="${PrepareRole}",
+        instance_type=settings.processing.prepare_instance_type,
+        arguments=[
+            "prepare-data",
+            "--tuning_mode", parameters.tuning_mode,
+            "--validation_split_ratio", str(dataset.validation_split_ratio),
+            "--test_split_ratio", str(dataset.test_split_ratio),
+            "--train_data_split_seed", str(dataset.train_data_split_seed),
+            "--publish_to", "s3://${ArtifactBucket}/datasets",
+        ],
+        inputs={"raw": Join(on="/", values=["s3:/", "${RawBucket}", parameters.dataset_manifest])},
+        input_types={"raw": "ManifestFile"},
+        outputs=[files.REPORT_OUTPUT],
+    )  # fmt: skip
+    return RequestStep(
+        "PrepareData",
+        StepTypeEnum.PROCESSING,
+        request,
+        describe_shape="DescribeProcessingJobResponse",
+        property_files=[DATA_CARD],
+    )
+
+
+def fine_tune(settings: Settings, parameters: Parameters, prepared: RequestStep) -> RequestStep:
+    """Training split + base model -> adapter and merged model, with the prompt template beside the weights."""
+    training = settings.training
+    channels = {
+        "code": CODE_URI,
+        "train": data_card_value("uris.train"),
+        "validation": data_card_value("uris.validation"),
+        "model": base_model_uri(settings),
+    }
+    request = {
+        "RoleArn": "${TrainRole}",
+        "AlgorithmSpecification": {
+            "TrainingImage": training_image(settings.images, settings.region, training.instance_type),
+            "TrainingInputMode": "File",
+            "ContainerEntrypoint": ["python3", f"{TRAINING_CODE}/${{CodeKey}}", "fine-tune"],
+            "MetricDefinitions": METRIC_DEFINITIONS,
+        },
+        "HyperParameters": {
+            "epoch": parameters.epoch.to_string(),
+            "learning_rate": parameters.learning_rate.to_string(),
+            "peft_type": parameters.peft_type,
+            "lora_r": str(training.lora_r),
+            "lora_alpha": str(training.lora_alpha),
+            "lora_dropout": str(training.lora_dropout),
+            "per_device_train_batch_size": str(training.per_device_train_batch_size),
+            "gradient_accumulation_steps": str(training.gradient_accumulation_steps),
+            "max_input_length": str(training.max_input_length),
+            "warmup_ratio": str(training.warmup_ratio),
+            "weight_decay": str(training.weight_decay),
+            "max_grad_norm": str(training.max_grad_norm),
+            "seed": str(training.seed),
+        },
+        "InputDataConfig": [
+            {
+                "ChannelName": name,
+                "DataSource": {
+                    "S3DataSource": {
+                        "S3DataType": "S3Prefix",
+                        "S3Uri": uri,
+                        "S3DataDistributionType": "FullyReplicated",
+                    }
+                },
+            }
+            for name, uri in channels.items()
+        ],
+        # Uncompressed: a 15 GB archive costs minutes at both ends, and the endpoint reads the prefix as it is.
+        "OutputDataConfig": {"S3OutputPath": run_uri("model"), "CompressionType": "NONE"},
+        "ResourceConfig": {
+            "InstanceType": parameters.training_instance_type,
+            "InstanceCount": parameters.training_instance_count,
+            "VolumeSizeInGB": training.volume_gb,
+        },
+        "StoppingCondition": {"MaxRuntimeInSeconds": int(training.max_runtime_hours * 3600)},
+        "EnableNetworkIsolation": True,
+        "EnableInterContainerTrafficEncryption": True,
+    }
+    return RequestStep(
+        "FineTune",
+        StepTypeEnum.TRAINING,
+        request,
+        describe_shape="DescribeTrainingJobResponse",
+        cache=CACHE_FOR_30_DAYS,
+        depends_on=[prepared],
+    )
+
+
+def evaluate(settings: Settings, parameters: Parameters, prepared: RequestStep, tuned: RequestStep) -> RequestStep:
+    """Base and tuned model on the same held-out rows -> evaluation.json with the gate's verdict, and report.html."""
+    request = processing_request(
+        settings,
+        role="${EvaluateRole}",
+        instance_type=settings.processing.evaluate_instance_type,
+        arguments=[
+            "evaluate",
+            "--max_new_tokens", str(settings.gate.max_new_tokens),
+            *gates.arguments(parameters),
+        ],
+        inputs={
+            "test": data_card_value("uris.test"),
+            "base": base_model_uri(settings),
+            "model": tuned.properties.ModelArtifacts.S3ModelArtifacts,
+        },
+        outputs=[files.EVALUATION_OUTPUT],
+        isolated=True,
+    )  # fmt: skip
+    return RequestStep(
+        "Evaluate",
+        StepTypeEnum.PROCESSING,
+        request,
+        describe_shape="DescribeProcessingJobResponse",
+        property_files=[EVALUATION],
+        cache=CACHE_FOR_30_DAYS,
+        depends_on=[prepared],
+    )
+
+
+def register(
+    settings: Settings, parameters: Parameters, prepared: RequestStep, tuned: RequestStep, evaluated: RequestStep
+) -> RequestStep:
+    """A model package that names its ancestors and carries what is needed to serve it."""
+    request = {
+        "ModelPackageGroupName": settings.model_package_group_name,
+        "ModelPackageDescription": f"{settings.base_model.name} fine-tuned by {settings.finetune_pipeline_name}",
+        "ModelApprovalStatus": parameters.approval_status,
+        "InferenceSpecification": {
+            "Containers": [
+                {
+                    "Image": serving_image(settings.images, settings.region),
+                    "ModelDataSource": {
+                        "S3DataSource": {
+                            "S3Uri": tuned.properties.ModelArtifacts.S3ModelArtifacts,
+                            "S3DataType": "S3Prefix",
+                            "CompressionType": "None",
+                        }
+                    },
+                    "Environment": {
+                        "HF_MODEL_ID": "/opt/ml/model",
+                        "OPTION_TGI_COMPAT": "true",  # answers in JumpStart's form: [{"generated_text": ...}]
+                    },
+                }
+            ],
+            "SupportedContentTypes": ["application/json"],
+            "SupportedResponseMIMETypes": ["application/json"],
+            "SupportedRealtimeInferenceInstanceTypes": [settings.release.instance_type],
+        },
+        "ModelMetrics": {
+            "ModelQuality": {
+                "Statistics": {
+                    "ContentType": "application/json",
+                    "S3Uri": Join(
+                        on="/", values=[output_uri(evaluated, files.EVALUATION_OUTPUT), files.EVALUATION_FILE]
+                    ),
+                }
+            }
+        },
+        "CustomerMetadataProperties": {
+            "dataset_digest": data_card_value("dataset_digest"),
+            "base_model": settings.base_model.name,
+            "base_model_digest": evaluation_value("base_model_digest"),
+            "step_code": "${CodeKey}",
+            "training_job": tuned.properties.TrainingJobName,
+            "pipeline_execution": ExecutionVariables.PIPELINE_EXECUTION_ARN,
+        },
+    }
+    return RequestStep(
+        "Register",
+        StepTypeEnum.REGISTER_MODEL,
+        request,
+        describe_shape="DescribeModelPackageOutput",
+        depends_on=[prepared, evaluated],
+        retry=False,  # a lost answer would register the same model twice
+    )
+
+
+def deploy(settings: Settings, model_package_arn: Value) -> RequestStep:
+    """The package -> an endpoint that was seen to answer, or the old endpoint untouched."""
+    request = processing_request(
+        settings,
+        role="${DeployRole}",
+        instance_type=settings.processing.deploy_instance_type,
+        arguments=[
+            "deploy",
+            "--model_package_arn", model_package_arn,
+            "--endpoint_name", settings.endpoint_name,
+            "--instance_type", settings.release.instance_type,
+            "--instance_count", str(settings.release.instance_count),
+            "--inference_ami_version", INFERENCE_AMI_VERSION,
+            "--role_arn", "${ServingRole}",
+        ],
+        inputs={},
+        outputs=[files.DEPLOYMENT_OUTPUT],
+    )  # fmt: skip
+    return RequestStep("Deploy", StepTypeEnum.PROCESSING, request, describe_shape="DescribeProcessingJobResponse")
+
+
+def fail() -> FailStep:
+    return FailStep("Fail", error_message=evaluation_value("gate.message"))
+
+
+# ---------------------------------------------------------------- what the steps share
+
+DATA_CARD = PropertyFile(name="DataCard", output_name=files.REPORT_OUTPUT, path=files.DATA_CARD_FILE)
+EVALUATION = PropertyFile(name="Evaluation", output_name=files.EVALUATION_OUTPUT, path=files.EVALUATION_FILE)
+
+
+def data_card_value(json_path: str) -> JsonGet:
+    return JsonGet(step_name="PrepareData", property_file=DATA_CARD, json_path=json_path)
+
+
+def evaluation_value(json_path: str) -> JsonGet:
+    return JsonGet(step_name="Evaluate", property_file=EVALUATION, json_path=json_path)
+
+
+def base_model_uri(settings: Settings) -> str:
+    """Where `finetune import-model` puts the base weights; jobs never ask a hub."""
+    return f"s3://${{ArtifactBucket}}/base-models/{settings.base_model.name}/"
+
+
+def run_uri(name: str) -> Join:
+    """The execution's own folder, so that two executions never write to the same place."""
+    return Join(on="/", values=["s3://${ArtifactBucket}/runs", ExecutionVariables.PIPELINE_EXECUTION_ID, name])
+
+
+def output_uri(step: RequestStep, name: str) -> Any:
+    return step.properties.ProcessingOutputConfig.Outputs[name].S3Output.S3Uri
+
+
+def processing_request(
+    settings: Settings,
+    *,
+    role: str,
+    instance_type: str,
+    arguments: list[Value],
+    inputs: dict[str, Value],
+    outputs: list[str],
+    input_types: dict[str, str] | None = None,
+    isolated: bool = False,
+) -> Request:
+    """CreateProcessingJob for one step of the code zip; `inputs` and `outputs` are named as their folders.
+
+    `input_types` holds the S3DataType of the inputs that are not an S3Prefix.
+    """
+    types = input_types or {}
+    return {
+        "RoleArn": role,
+        "ProcessingResources": {
+            "ClusterConfig": {
+                "InstanceType": instance_type,
+                "InstanceCount": 1,
+                "VolumeSizeInGB": settings.processing.volume_gb,
+            }
+        },
+        "AppSpecification": {
+            "ImageUri": training_image(settings.images, settings.region, settings.training.instance_type),
+            "ContainerEntrypoint": ["python3", f"{PROCESSING_CODE}/${{CodeKey}}"],
+            "ContainerArguments": arguments,
+        },
+        "ProcessingInputs": [
+            {
+                "InputName": name,
+                "S3Input": {
+                    "S3Uri": uri,
+                    "LocalPath": f"/opt/ml/processing/input/{name}",
+                    "S3DataType": types.get(name, "S3Prefix"),
+                    "S3InputMode": "File",
+                },
+            }
+            for name, uri in {"code": CODE_URI, **inputs}.items()
+        ],
+        "ProcessingOutputConfig": {
+            "Outputs": [
+                {
+                    "OutputName": name,
+                    "S3Output": {
+                        "S3Uri": run_uri(name),
+                        "LocalPath": f"/opt/ml/processing/output/{name}",
+                        "S3UploadMode": "EndOfJob",
+                    },
+                }
+                for name in outputs
+            ]
+        },
+        "NetworkConfig": {"EnableNetworkIsolation": isolated},
+        "StoppingCondition": {"MaxRuntimeInSeconds": int(settings.processing.max_runtime_hours * 3600)},
+    }

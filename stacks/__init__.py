@@ -1,0 +1,1 @@
+"""Where it runs: the stacks. Each reads like its diagram."""

@@ -1,0 +1,71 @@
+"""Who hears of trouble: a topic that is told of every failed execution and of triggers that could not start one."""
+
+from collections.abc import Sequence
+
+from aws_cdk import CfnOutput, Duration, Stack
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_cloudwatch_actions as actions
+from aws_cdk import aws_events as events
+from aws_cdk import aws_events_targets as targets
+from aws_cdk import aws_sns as sns
+from aws_cdk import aws_sns_subscriptions as subscriptions
+from constructs import Construct
+
+from config.settings import Settings
+
+
+class OperationsStack(Stack):
+    """Failure topic, the rule that feeds it, and an alarm for each trigger that cannot reach the pipeline."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        id_: str,
+        *,
+        settings: Settings,
+        data_rules: Sequence[events.CfnRule],
+        **kwargs: object,
+    ) -> None:
+        super().__init__(scope, id_, **kwargs)  # type: ignore[arg-type]
+
+        topic = sns.Topic(self, "Failures", display_name=f"{settings.name}: failed executions", enforce_ssl=True)
+        if settings.failure_email:
+            topic.add_subscription(subscriptions.EmailSubscription(settings.failure_email))
+
+        events.Rule(
+            self,
+            "FailedExecution",
+            description="An execution that failed or was refused by the gate is told to people",
+            event_pattern=events.EventPattern(
+                source=["aws.sagemaker"],
+                detail_type=["SageMaker Model Building Pipeline Execution Status Change"],
+                detail={
+                    "currentPipelineExecutionStatus": ["Failed"],
+                    "pipelineArn": [
+                        self.format_arn(service="sagemaker", resource="pipeline", resource_name=name)
+                        for name in (settings.finetune_pipeline_name, settings.deploy_pipeline_name)
+                    ],
+                },
+            ),
+            targets=[targets.SnsTopic(topic)],
+        )
+
+        for rule in data_rules:
+            cloudwatch.Alarm(
+                self,
+                f"{rule.node.id}NotStarted",
+                alarm_description=f"{rule.node.id}: EventBridge could not start an execution; see the target's role",
+                metric=cloudwatch.Metric(
+                    namespace="AWS/Events",
+                    metric_name="FailedInvocations",
+                    dimensions_map={"RuleName": rule.ref},
+                    statistic="Sum",
+                    period=Duration.minutes(5),
+                ),
+                threshold=1,
+                evaluation_periods=1,
+                comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
+                treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
+            ).add_alarm_action(actions.SnsAction(topic))
+
+        CfnOutput(self, "FailureTopicArn", value=topic.topic_arn)

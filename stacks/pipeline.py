@@ -1,0 +1,238 @@
+"""The pipelines, the roles that their jobs assume, and the model package group."""
+
+from pathlib import Path
+
+from aws_cdk import CfnOutput, Fn, RemovalPolicy, Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_sagemaker as sagemaker
+from constructs import Construct
+
+from config.settings import Settings
+from pipeline.definition import deploy_definition, finetune_definition
+from stacks.components.service_role import ServiceRole
+from stacks.components.step_code import StepCode
+
+# Accounts whose registries hold AWS's Deep Learning Containers; jobs pull their images with their own role.
+DEEP_LEARNING_CONTAINERS = "arn:{partition}:ecr:*:763104351884:repository/*"
+
+
+class PipelineStack(Stack):
+    """`<name>-finetune` and `<name>-deploy`, one role for each kind of job, one model package group."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        id_: str,
+        *,
+        settings: Settings,
+        raw_bucket: s3.IBucket,
+        artifact_bucket: s3.IBucket,
+        step_code_zip: Path,
+        **kwargs: object,
+    ) -> None:
+        super().__init__(scope, id_, **kwargs)  # type: ignore[arg-type]
+        code = StepCode(self, "StepCode", zip_file=step_code_zip).asset
+        group = sagemaker.CfnModelPackageGroup(
+            self,
+            "ModelPackageGroup",
+            model_package_group_name=settings.model_package_group_name,
+            model_package_group_description=f"Models tuned by {settings.finetune_pipeline_name}",
+        )
+        group.apply_removal_policy(RemovalPolicy.RETAIN if settings.keep_data else RemovalPolicy.DESTROY)
+
+        prepare_role = self._job_role("PrepareRole", "Checks, splits and publishes datasets")
+        train_role = self._job_role("TrainRole", "Fine-tunes the base model")
+        evaluate_role = self._job_role("EvaluateRole", "Scores base and tuned model")
+        deploy_role = self._job_role("DeployRole", "Releases a model package to the endpoint")
+        serving_role = self._job_role("ServingRole", "Serves a released model")
+        pipeline_role = ServiceRole(
+            self, "PipelineRole", service="sagemaker.amazonaws.com", description="Runs the steps of the pipelines"
+        )
+
+        for role in (prepare_role, train_role, evaluate_role, deploy_role):
+            code.grant_read(role)
+
+        raw_bucket.grant_read(prepare_role)
+        artifact_bucket.grant_read(prepare_role, "datasets/*")
+        artifact_bucket.grant_put(prepare_role, "datasets/*")
+        artifact_bucket.grant_put(prepare_role, "runs/*")
+
+        artifact_bucket.grant_read(train_role, "datasets/*")
+        artifact_bucket.grant_read(train_role, "base-models/*")
+        artifact_bucket.grant_put(train_role, "runs/*")
+
+        artifact_bucket.grant_read(evaluate_role, "datasets/*")
+        artifact_bucket.grant_read(evaluate_role, "base-models/*")
+        artifact_bucket.grant_read(evaluate_role, "runs/*")
+        artifact_bucket.grant_put(evaluate_role, "runs/*")
+
+        artifact_bucket.grant_put(deploy_role, "runs/*")
+        self._grant_release(deploy_role, serving_role, settings)
+        artifact_bucket.grant_read(serving_role, "runs/*")
+
+        # The pipeline reads property files itself and hands each job its role.
+        artifact_bucket.grant_read(pipeline_role, "runs/*")
+        self._grant_run_jobs(pipeline_role, [prepare_role, train_role, evaluate_role, deploy_role], settings)
+
+        resources = {
+            "RawBucket": raw_bucket.bucket_name,
+            "ArtifactBucket": artifact_bucket.bucket_name,
+            "CodeBucket": code.s3_bucket_name,
+            "CodeKey": code.s3_object_key,
+            "PrepareRole": prepare_role.role_arn,
+            "TrainRole": train_role.role_arn,
+            "EvaluateRole": evaluate_role.role_arn,
+            "DeployRole": deploy_role.role_arn,
+            "ServingRole": serving_role.role_arn,
+        }
+        self.finetune_pipeline = self._pipeline(
+            "FinetunePipeline",
+            settings.finetune_pipeline_name,
+            "Prepares data, fine-tunes, evaluates, and registers and releases what passed the gate",
+            finetune_definition(settings),
+            resources,
+            pipeline_role,
+        )
+        self.deploy_pipeline = self._pipeline(
+            "DeployPipeline",
+            settings.deploy_pipeline_name,
+            "Releases one approved model package",
+            deploy_definition(settings),
+            resources,
+            pipeline_role,
+        )
+        self.finetune_pipeline.add_resource_dependency(group)
+
+        CfnOutput(self, "FinetunePipelineName", value=settings.finetune_pipeline_name)
+        CfnOutput(self, "DeployPipelineName", value=settings.deploy_pipeline_name)
+        CfnOutput(self, "EndpointName", value=settings.endpoint_name)
+
+    def _job_role(self, id_: str, description: str) -> iam.Role:
+        role = ServiceRole(self, id_, service="sagemaker.amazonaws.com", description=description)
+        role.add_to_policy(
+            iam.PolicyStatement(
+                actions=["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
+                resources=[self.format_arn(service="logs", resource="log-group:/aws/sagemaker/*")],
+            )
+        )
+        role.add_to_policy(
+            iam.PolicyStatement(
+                actions=["cloudwatch:PutMetricData"],
+                resources=["*"],  # the action knows no resources; the namespace limits it
+                conditions={"StringLike": {"cloudwatch:namespace": ["/aws/sagemaker/*", "aws/sagemaker/*"]}},
+            )
+        )
+        role.add_to_policy(
+            iam.PolicyStatement(actions=["ecr:GetAuthorizationToken"], resources=["*"])  # knows no resources
+        )
+        role.add_to_policy(
+            iam.PolicyStatement(
+                actions=["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+                resources=[DEEP_LEARNING_CONTAINERS.format(partition=self.partition)],
+            )
+        )
+        return role
+
+    def _grant_release(self, role: iam.Role, serving_role: iam.Role, settings: Settings) -> None:
+        """What deploy.py calls: read the package, make a model and a configuration, move the endpoint, ask it."""
+
+        def arn(resource: str, name: str) -> str:
+            return self.format_arn(service="sagemaker", resource=resource, resource_name=name)
+
+        endpoint = settings.endpoint_name
+        role.add_to_policy(
+            iam.PolicyStatement(
+                actions=["sagemaker:DescribeModelPackage"],
+                resources=[arn("model-package", f"{settings.model_package_group_name}/*")],
+            )
+        )
+        role.add_to_policy(
+            iam.PolicyStatement(
+                actions=[
+                    "sagemaker:AddTags",
+                    "sagemaker:CreateEndpoint",
+                    "sagemaker:CreateEndpointConfig",
+                    "sagemaker:CreateModel",
+                    "sagemaker:DeleteEndpoint",
+                    "sagemaker:DeleteEndpointConfig",
+                    "sagemaker:DeleteModel",
+                    "sagemaker:DescribeEndpoint",
+                    "sagemaker:DescribeEndpointConfig",
+                    "sagemaker:DescribeModel",
+                    "sagemaker:InvokeEndpoint",
+                    "sagemaker:ListTags",
+                    "sagemaker:UpdateEndpoint",
+                ],
+                resources=[
+                    arn("endpoint", endpoint),
+                    arn("endpoint-config", f"{endpoint}-*"),
+                    arn("model", f"{endpoint}-*"),
+                    arn("model-package", f"{settings.model_package_group_name}/*"),
+                ],
+            )
+        )
+        role.add_to_policy(_pass_role([serving_role]))
+
+    def _grant_run_jobs(self, role: iam.Role, job_roles: list[iam.Role], settings: Settings) -> None:
+        """What the pipeline service does in our name: run and stop jobs, register packages, pass the jobs' roles."""
+
+        def arn(resource: str, name: str) -> str:
+            return self.format_arn(service="sagemaker", resource=resource, resource_name=name)
+
+        role.add_to_policy(
+            iam.PolicyStatement(
+                actions=[
+                    "sagemaker:AddTags",
+                    "sagemaker:CreateProcessingJob",
+                    "sagemaker:CreateTrainingJob",
+                    "sagemaker:DescribeProcessingJob",
+                    "sagemaker:DescribeTrainingJob",
+                    "sagemaker:StopProcessingJob",
+                    "sagemaker:StopTrainingJob",
+                ],
+                # The service names the jobs of an execution `pipelines-<execution>-<step>-<suffix>`.
+                resources=[arn("processing-job", "pipelines-*"), arn("training-job", "pipelines-*")],
+            )
+        )
+        role.add_to_policy(
+            iam.PolicyStatement(
+                actions=["sagemaker:CreateModelPackage", "sagemaker:DescribeModelPackage", "sagemaker:AddTags"],
+                resources=[
+                    arn("model-package-group", settings.model_package_group_name),
+                    arn("model-package", f"{settings.model_package_group_name}/*"),
+                ],
+            )
+        )
+        role.add_to_policy(
+            iam.PolicyStatement(
+                actions=["sagemaker:DescribeModelPackageGroup"],
+                resources=[arn("model-package-group", settings.model_package_group_name)],
+            )
+        )
+        role.add_to_policy(_pass_role(job_roles))
+
+    def _pipeline(
+        self, id_: str, name: str, description: str, definition: str, resources: dict[str, str], role: iam.Role
+    ) -> sagemaker.CfnPipeline:
+        used = {key: value for key, value in resources.items() if f"${{{key}}}" in definition}
+        pipeline = sagemaker.CfnPipeline(
+            self,
+            id_,
+            pipeline_name=name,
+            pipeline_display_name=name,
+            pipeline_description=description,
+            # The service wants this key in PascalCase although CDK's own properties are not.
+            pipeline_definition={"PipelineDefinitionBody": Fn.sub(definition, used)},
+            role_arn=role.role_arn,
+        )
+        pipeline.node.add_dependency(role)  # its policies too: a pipeline must not exist before it may run
+        return pipeline
+
+
+def _pass_role(roles: list[iam.Role]) -> iam.PolicyStatement:
+    return iam.PolicyStatement(
+        actions=["iam:PassRole"],
+        resources=[role.role_arn for role in roles],
+        conditions={"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}},
+    )

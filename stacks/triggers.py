@@ -1,0 +1,108 @@
+"""What starts the pipeline without hands: new data in S3, and a schedule."""
+
+from typing import get_args
+
+from aws_cdk import Stack
+from aws_cdk import aws_events as events
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_sagemaker as sagemaker
+from aws_cdk import aws_scheduler as scheduler
+from constructs import Construct
+
+from config.settings import Settings, TuningMode
+from stacks.components.service_role import ServiceRole
+
+
+class TriggersStack(Stack):
+    """One rule for each tuning mode on the raw bucket, and one schedule; both start `<name>-finetune`."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        id_: str,
+        *,
+        settings: Settings,
+        raw_bucket: s3.IBucket,
+        finetune_pipeline: sagemaker.CfnPipeline,
+        **kwargs: object,
+    ) -> None:
+        super().__init__(scope, id_, **kwargs)  # type: ignore[arg-type]
+        pipeline_arn = self.format_arn(
+            service="sagemaker", resource="pipeline", resource_name=finetune_pipeline.pipeline_name
+        )
+        self.node.add_dependency(finetune_pipeline)
+
+        events_role = ServiceRole(
+            self, "EventsRole", service="events.amazonaws.com", description="Starts fine-tuning on new data"
+        )
+        schedule_role = ServiceRole(
+            self, "ScheduleRole", service="scheduler.amazonaws.com", description="Starts fine-tuning on a schedule"
+        )
+        for role in (events_role, schedule_role):
+            role.add_to_policy(
+                iam.PolicyStatement(actions=["sagemaker:StartPipelineExecution"], resources=[pipeline_arn])
+            )
+
+        # A dataset is complete when its manifest is there: one event for many files, none for half of them.
+        self.data_rules = [
+            events.CfnRule(
+                self,
+                f"New{mode.capitalize()}Data",
+                description=f"A manifest under {mode}/ in the raw bucket starts {settings.finetune_pipeline_name}",
+                event_pattern={
+                    "source": ["aws.s3"],
+                    "detail-type": ["Object Created"],
+                    "detail": {
+                        "bucket": {"name": [raw_bucket.bucket_name]},
+                        "object": {"key": [{"wildcard": f"{mode}/*.manifest"}]},
+                    },
+                },
+                targets=[
+                    events.CfnRule.TargetProperty(
+                        id="finetune",
+                        arn=pipeline_arn,
+                        role_arn=events_role.role_arn,
+                        sage_maker_pipeline_parameters=events.CfnRule.SageMakerPipelineParametersProperty(
+                            pipeline_parameter_list=[
+                                events.CfnRule.SageMakerPipelineParameterProperty(name=name, value=value)
+                                for name, value in (
+                                    ("DatasetManifest", "$.detail.object.key"),
+                                    ("TuningMode", mode),
+                                )
+                            ]
+                        ),
+                        retry_policy=events.CfnRule.RetryPolicyProperty(
+                            maximum_event_age_in_seconds=3600, maximum_retry_attempts=10
+                        ),
+                    )
+                ],
+            )
+            for mode in get_args(TuningMode)
+        ]
+
+        scheduler.CfnSchedule(
+            self,
+            "Retraining",
+            description=f"Starts {settings.finetune_pipeline_name} on its default dataset",
+            schedule_expression=settings.schedule.expression,
+            schedule_expression_timezone=settings.schedule.timezone,
+            state="ENABLED" if settings.schedule.enabled else "DISABLED",
+            flexible_time_window=scheduler.CfnSchedule.FlexibleTimeWindowProperty(mode="OFF"),
+            target=scheduler.CfnSchedule.TargetProperty(
+                arn=pipeline_arn,
+                role_arn=schedule_role.role_arn,
+                retry_policy=scheduler.CfnSchedule.RetryPolicyProperty(
+                    maximum_event_age_in_seconds=3600, maximum_retry_attempts=10
+                ),
+                sage_maker_pipeline_parameters=scheduler.CfnSchedule.SageMakerPipelineParametersProperty(
+                    pipeline_parameter_list=[
+                        scheduler.CfnSchedule.SageMakerPipelineParameterProperty(name=name, value=value)
+                        for name, value in (
+                            ("DatasetManifest", settings.dataset.default_manifest),
+                            ("TuningMode", settings.dataset.tuning_mode),
+                        )
+                    ]
+                ),
+            ),
+        )

@@ -1,0 +1,69 @@
+"""Settings: what is accepted, and how a wrong file is told."""
+
+from pathlib import Path
+
+import pytest
+
+from config.settings import Settings, SettingsError, environments, load
+
+MINIMAL = "name: demo\nbase_model: {name: tiny}\n"
+
+
+def written(folder: Path, text: str) -> Path:
+    (folder / "mine.yaml").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("environment", environments())
+def test_every_configuration_that_we_ship_loads(environment: str) -> None:
+    assert load(environment).finetune_pipeline_name.endswith("-finetune")
+
+
+def test_we_ship_the_three_configurations_that_the_readme_names() -> None:
+    assert environments() == ["dev", "local", "prod"]
+
+
+def test_all_problems_of_a_file_are_told_at_once_with_value_and_nearest_key(tmp_path: Path) -> None:
+    folder = written(
+        tmp_path,
+        "name: Demo\nregion: mars\nbase_model: {}\ntraining: {epohc: 2, learning_rate: -1}\nunknown_thing: 1\n",
+    )
+    with pytest.raises(SettingsError) as caught:
+        load("mine", folder)
+    message = str(caught.value)
+    assert "6 problems" in message
+    assert "training.epohc: unknown key (value 2); did you mean 'epoch'?" in message
+    assert "training.learning_rate" in message and "-1" in message
+    assert "base_model.name: missing" in message
+    assert "'Demo'" in message and "'mars'" in message
+    assert "unknown_thing: unknown key" in message and "known keys here: account, base_model" in message
+
+
+def test_splits_that_leave_nothing_to_train_on_are_refused(tmp_path: Path) -> None:
+    folder = written(tmp_path, MINIMAL + "dataset: {validation_split_ratio: 0.5, test_split_ratio: 0.4}\n")
+    with pytest.raises(SettingsError, match=r"0\.5.*0\.4.*below 0\.9"):
+        load("mine", folder)
+
+
+def test_a_manifest_outside_its_tuning_modes_folder_is_refused(tmp_path: Path) -> None:
+    folder = written(tmp_path, MINIMAL + "dataset: {tuning_mode: domain}\n")
+    with pytest.raises(SettingsError, match="'instruction/dataset.manifest' but dataset.tuning_mode is 'domain'"):
+        load("mine", folder)
+
+
+def test_an_unknown_environment_names_the_known_ones() -> None:
+    with pytest.raises(SettingsError, match="'staging'.*dev, local, prod"):
+        load("staging")
+
+
+@pytest.mark.parametrize(("text", "said"), [("a: [", "not valid YAML"), ("- a", "holds list"), ("", "holds NoneType")])
+def test_a_file_that_is_no_mapping_is_told_plainly(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        load("mine", written(tmp_path, text))
+
+
+def test_settings_cannot_be_changed_after_loading() -> None:
+    settings = load("local")
+    with pytest.raises(ValueError, match="frozen"):
+        settings.name = "other"  # type: ignore[misc]
+    assert isinstance(settings, Settings)
