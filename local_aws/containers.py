@@ -1,0 +1,253 @@
+"""Run a command as a process with the container contract: /opt/ml, its own /tmp, its own process IDs, host name algo-1.
+
+The process is isolated by bubblewrap where it is installed, else by `unshare` (util-linux) with enter_container.py inside.
+"Images" are folders: an image's repository name stands for a folder whose bin/ comes first in PATH.
+"""
+
+import contextlib
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+ENTER_CONTAINER = Path(__file__).with_name("enter_container.py")
+HOST_NAME = "algo-1"
+
+
+class ContainerError(Exception):
+    """The container could not be started; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """What to run.
+
+    `folder` becomes /opt/ml (read and write; the rest of the file system is read only, /tmp is empty and its own).
+    `command` is looked up in the image's bin/ first. `environment` is complete but for PATH, HOME and the like.
+    `isolated` takes the network away, the loopback device excepted. `output` gets what the processes print, and
+    `on_lines` the same as complete lines while they come.
+    """
+
+    image: Path
+    command: Sequence[str]
+    folder: Path
+    environment: Mapping[str, str]
+    output: Path
+    isolated: bool = False
+    on_lines: Callable[[list[str]], None] = lambda lines: None
+    visible: Sequence[Path] = field(default_factory=tuple)  # files that the command needs, even if they lie under /tmp
+
+
+def image_folder(image: str, images: Mapping[str, Path]) -> Path:
+    """The folder that plays a container image, by the image's repository name (the last path part, without tag or digest).
+
+    Raises ContainerError naming the image and the known ones.
+    """
+    repository = image.rsplit("/", 1)[-1].split("@")[0].split(":")[0]
+    if repository not in images:
+        known = ", ".join(sorted(images)) or "none"
+        raise ContainerError(
+            f"no local image for '{image}' (repository '{repository}'); known repositories: {known}. "
+            f"Start local AWS with --image {repository}=FOLDER, a folder whose bin/ holds the image's programs"
+        )
+    return images[repository]
+
+
+class _Spawner:
+    """Starts every process from one thread that lives as long as the server.
+
+    The kernel sends the "parent died" signal when the *thread* that started a process ends, so a job's own short-lived
+    thread must not start it. With this thread, every container dies with the server, even if that is killed by SIGKILL.
+    """
+
+    def __init__(self) -> None:
+        self._orders: queue.SimpleQueue[tuple[Callable[[], subprocess.Popen[bytes]], Future[subprocess.Popen[bytes]]]]
+        self._orders = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="container-spawner", daemon=True).start()
+
+    def start(self, order: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+        result: Future[subprocess.Popen[bytes]] = Future()
+        self._orders.put((order, result))
+        return result.result()
+
+    def _work(self) -> None:
+        while True:
+            order, result = self._orders.get()
+            try:
+                result.set_result(order())
+            except BaseException as error:  # handed to the caller, who raises it
+                result.set_exception(error)
+
+
+_spawner_lock = threading.Lock()
+_spawner: _Spawner | None = None
+
+
+def _shared_spawner() -> _Spawner:
+    global _spawner
+    with _spawner_lock:
+        if _spawner is None:
+            _spawner = _Spawner()
+        return _spawner
+
+
+class Container:
+    """A running container. It is started by the constructor and ends by itself, by stop(), or with this server."""
+
+    def __init__(self, spec: ContainerSpec) -> None:
+        command = isolation_command(spec)
+        spec.output.parent.mkdir(parents=True, exist_ok=True)
+        environment = {
+            "PATH": f"{spec.image / 'bin'}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": "/tmp",
+            "LANG": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",  # as in AWS's images: a line is in the log when it is printed
+            **spec.environment,
+        }
+
+        def order() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in the server's terminal is the server's to handle
+            )
+
+        self._stop_lock = threading.Lock()
+        self._process = _shared_spawner().start(order)
+        self._reader = threading.Thread(target=self._read_output, args=(spec,), daemon=True)
+        self._reader.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether the main process still runs."""
+        return self._process.poll() is None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until every process is gone and all output is handed over; returns the exit code (128 + N after signal N).
+
+        Raises subprocess.TimeoutExpired after `timeout` seconds.
+        """
+        code = self._process.wait(timeout)
+        self._reader.join()
+        return code if code >= 0 else 128 - code
+
+    def stop(self, grace: float) -> int:
+        """SIGTERM to the main process, `grace` seconds for it to end, SIGKILL to all that is left; returns the exit code."""
+        with self._stop_lock:
+            for process in self._main_processes():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGTERM)
+            try:
+                return self.wait(grace)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                return self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL to every process of the container."""
+        # The first process of a process ID namespace takes all others with it.
+        for process in [*_children(self._process.pid), self._process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+    def _main_processes(self) -> list[int]:
+        # bwrap (or unshare) -> first process of the namespace, a reaper that ignores SIGTERM -> the command
+        return [process for reaper in _children(self._process.pid) for process in _children(reaper)]
+
+    def _read_output(self, spec: ContainerSpec) -> None:
+        stream: IO[bytes] | None = self._process.stdout
+        assert stream is not None
+        incomplete = b""
+        with stream, spec.output.open("ab") as file:
+            while chunk := os.read(stream.fileno(), 65536):
+                file.write(chunk)
+                file.flush()
+                *complete, incomplete = (incomplete + chunk).split(b"\n")
+                if complete:
+                    spec.on_lines([line.decode(errors="replace") for line in complete])
+        if incomplete:
+            spec.on_lines([incomplete.decode(errors="replace")])
+
+
+def _children(process: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def isolation_command(spec: ContainerSpec) -> list[str]:
+    """The command line that runs `spec` in isolation with what this machine has.
+
+    Raises ContainerError if neither bubblewrap nor unshare is there.
+    """
+    hosts = spec.folder.with_name(spec.folder.name + ".hosts")
+    hosts.write_text(f"127.0.0.1 localhost\n::1 localhost\n127.0.0.1 {HOST_NAME}\n")
+    visible = [spec.image, *spec.visible]
+    if bwrap := shutil.which("bwrap"):
+        return [
+            *(bwrap, "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", HOST_NAME),
+            *(["--unshare-net"] if spec.isolated else []),
+            *("--ro-bind", "/", "/", "--dev-bind", "/dev", "/dev", "--tmpfs", "/dev/shm", "--proc", "/proc"),
+            *("--tmpfs", "/tmp", "--tmpfs", "/opt"),
+            *[part for child in _other_content_of_opt() for part in ("--ro-bind", child, child)],
+            *[part for path in visible if path.is_relative_to("/tmp") for part in ("--ro-bind", str(path), str(path))],
+            *("--bind", str(spec.folder), "/opt/ml", "--ro-bind", str(hosts), "/etc/hosts", "--chdir", "/tmp"),
+            *("--", *spec.command),
+        ]
+    unshare, setpriv = shutil.which("unshare"), shutil.which("setpriv")
+    if unshare and setpriv:
+        return [
+            *(setpriv, "--pdeathsig", "KILL", unshare, "--fork", "--kill-child=SIGKILL"),
+            *("--mount", "--pid", "--ipc", "--uts", *(["--net"] if spec.isolated else [])),
+            *(["--user", "--map-root-user"] if os.geteuid() != 0 else []),
+            *(sys.executable, "-I", "-S", str(ENTER_CONTAINER), str(spec.folder), str(hosts), HOST_NAME),
+            *(str(path) for path in visible),
+            *("--", *spec.command),
+        ]
+    raise ContainerError(
+        "jobs run isolated, and this machine has neither `bwrap` nor `unshare` and `setpriv`; "
+        "install bubblewrap (Debian: apt install bubblewrap) or util-linux"
+    )
+
+
+def _other_content_of_opt() -> list[str]:
+    return [str(child) for child in sorted(Path("/opt").iterdir()) if child.name != "ml"]
+
+
+class LogStream:
+    """A CloudWatch Logs stream of this server, made when it is first needed."""
+
+    def __init__(self, group: str, stream: str, account: str, region: str) -> None:
+        from moto.logs.models import logs_backends  # the backend exists once moto's server is up
+
+        self._group, self._stream = group, stream
+        self._backend = logs_backends[account][region]
+        self._lock = threading.Lock()
+        with _log_group_lock:
+            if group not in self._backend.groups:
+                self._backend.create_log_group(group, {})
+        self._backend.ensure_log_stream(group, stream)
+
+    def write(self, lines: list[str]) -> None:
+        """Append lines, stamped with the time at which they came."""
+        stamp = int(time.time() * 1000)
+        # AWS refuses empty messages; an empty line is a blank here as in the logs of AWS's own agent.
+        events = [{"timestamp": stamp, "message": line or " "} for line in lines]
+        with self._lock:
+            self._backend.put_log_events(self._group, self._stream, events)
+
+
+_log_group_lock = threading.Lock()

@@ -1,0 +1,46 @@
+"""One local AWS with the product deployed by the real CDK CLI, shared by the end-to-end tests."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli import base_models, local
+from cli.aws import REPOSITORY, Deployment
+from config.settings import Settings, load
+
+CONFIGURATION = str(Path(__file__).with_name("tiny.yaml"))
+
+
+@pytest.fixture(scope="session")
+def settings() -> Settings:
+    return load(CONFIGURATION)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny-random-mistral")
+    text = REPOSITORY / "examples" / "instruction" / "train" / "train.jsonl"
+    command = [str(base_models.STEPS_PYTHON), str(Path(__file__).with_name("make_tiny_mistral.py")), str(text), str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def empty_deployment(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Deployed, without a base model."""
+    state = tmp_path_factory.mktemp("local_aws")
+    with local.running(settings, state / "aws") as aws:
+        clock = time.monotonic()
+        local.deploy(settings, aws.url, environment=CONFIGURATION, log=state / "cdk.log")
+        print(f"cdk bootstrap and deploy: {time.monotonic() - clock:.1f} s")
+        yield Deployment(settings, aws.url)
+
+
+@pytest.fixture(scope="session")
+def deployment(empty_deployment: Deployment, tiny_model: Path, settings: Settings) -> Deployment:
+    """Deployed, with the tiny base model imported."""
+    base_models.import_model(empty_deployment, str(tiny_model), settings.base_model.name, print)
+    return empty_deployment

@@ -1,0 +1,176 @@
+"""The product as a whole: deployed by the real CDK CLI, run on a tiny random Mistral, asked by foreign clients.
+
+The tests build on each other in the order of the file, as a user's days do.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli import datasets, demo, executions
+from cli.aws import LOCAL_CREDENTIALS, REPOSITORY, Deployment
+from cli.console import CommandError
+
+EXAMPLES = REPOSITORY / "examples"
+BROKEN = EXAMPLES / "broken"
+
+
+def aws_cli(deployment: Deployment, *arguments: str) -> Any:
+    """The real AWS CLI, as a client that knows nothing of us."""
+    environment = {
+        **os.environ,
+        "AWS_ENDPOINT_URL": str(deployment.endpoint_url),
+        "AWS_DEFAULT_REGION": deployment.settings.region,
+        "AWS_ACCESS_KEY_ID": LOCAL_CREDENTIALS["aws_access_key_id"],
+        "AWS_SECRET_ACCESS_KEY": LOCAL_CREDENTIALS["aws_secret_access_key"],
+        "AWS_PAGER": "",
+    }
+    command = [str(REPOSITORY / ".venv" / "bin" / "aws"), *arguments, "--output", "json"]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout) if finished.stdout.strip() else None
+
+
+def upload_and_follow(deployment: Deployment, folder: Path, mode: str) -> executions.ExecutionView:
+    """Upload a dataset, wait for the execution that its event starts, and for that execution's end."""
+    before = executions.newest(deployment)
+    datasets.upload(deployment, folder, mode)
+    return executions.follow(deployment, demo._wait_for_the_event(deployment, before))
+
+
+def steps_of(view: executions.ExecutionView) -> dict[str, str]:
+    return {step.name: step.status for step in view.steps}
+
+
+def packages(deployment: Deployment) -> list[Any]:
+    group = deployment.settings.model_package_group_name
+    return deployment.sagemaker.list_model_packages(ModelPackageGroupName=group)["ModelPackageSummaryList"]
+
+
+def served_configuration(deployment: Deployment) -> str:
+    answer = deployment.sagemaker.describe_endpoint(EndpointName=deployment.settings.endpoint_name)
+    assert answer["EndpointStatus"] == "InService"
+    return answer["EndpointConfigName"]
+
+
+def test_without_a_base_model_the_run_ends_before_training_and_says_what_to_do(empty_deployment: Deployment) -> None:
+    view = upload_and_follow(empty_deployment, EXAMPLES / "instruction", "instruction")
+    assert view.status == "Failed"
+    assert "FineTune" not in steps_of(view)
+    assert "finetune import-model" in view.reason
+    assert empty_deployment.settings.base_model.name in view.reason
+
+
+def test_new_data_becomes_a_served_model(deployment: Deployment, tmp_path: Path) -> None:
+    view = upload_and_follow(deployment, EXAMPLES / "instruction", "instruction")
+    assert view.status == "Succeeded", view.reason
+    assert list(steps_of(view)) == [
+        "PrepareData", "FineTune", "Evaluate", "QualityGate", "Register", "AutoDeploy", "Deploy",
+    ]  # fmt: skip
+    assert set(steps_of(view).values()) == {"Succeeded"}
+
+    summary = demo.summarize(deployment, view, tmp_path)
+    loss = summary["evaluation"]["loss"]
+    assert loss["tuned"] < loss["base"] and loss["ci95"][0] > 0 and loss["n"] >= 20
+    assert summary["gate"]["passed"] is True
+    assert summary["endpoint"]["status"] == "InService"
+    assert isinstance(summary["endpoint"]["response"][0]["generated_text"], str)
+    assert "<script" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_package_names_its_ancestors(deployment: Deployment) -> None:
+    package = deployment.sagemaker.describe_model_package(ModelPackageName=packages(deployment)[0]["ModelPackageArn"])
+    ancestors = package["CustomerMetadataProperties"]
+    assert len(ancestors["dataset_digest"]) == 64
+    assert len(ancestors["base_model_digest"]) == 64
+    assert ancestors["step_code"].endswith(".zip")
+    assert ":pipeline/tiny-finetune/execution/" in ancestors["pipeline_execution"]
+    tags = deployment.sagemaker.list_tags(
+        ResourceArn=deployment.sagemaker.describe_endpoint(EndpointName="tiny")["EndpointArn"]
+    )["Tags"]
+    assert package["ModelPackageArn"] in [tag["Value"] for tag in tags]
+
+
+def test_the_aws_cli_reads_the_steps_and_asks_the_endpoint(deployment: Deployment, tmp_path: Path) -> None:
+    arn = executions.newest(deployment)
+    assert arn
+    listed = aws_cli(deployment, "sagemaker", "list-pipeline-execution-steps", "--pipeline-execution-arn", arn)
+    assert [step["StepName"] for step in listed["PipelineExecutionSteps"]][-1] == "PrepareData"
+    answer = tmp_path / "answer.json"
+    aws_cli(
+        deployment, "sagemaker-runtime", "invoke-endpoint",
+        "--endpoint-name", "tiny",
+        "--content-type", "application/json",
+        "--cli-binary-format", "raw-in-base64-out",
+        "--body", json.dumps({"inputs": "When does the ferry leave?", "parameters": {"max_new_tokens": 4}}),
+        str(answer),
+    )  # fmt: skip
+    assert "generated_text" in json.loads(answer.read_text(encoding="utf-8"))[0]
+
+
+def test_the_same_data_again_reuses_the_training(deployment: Deployment) -> None:
+    arn = executions.start(deployment, {"ApprovalStatus": "PendingManualApproval"})
+    view = executions.follow(deployment, arn)
+    assert view.status == "Succeeded", view.reason
+    assert {step.name for step in view.steps if step.cached} == {"FineTune", "Evaluate"}
+    assert "Deploy" not in steps_of(view)
+
+
+def test_a_model_made_worse_is_refused_and_the_old_endpoint_goes_on(deployment: Deployment) -> None:
+    registered, serving = packages(deployment), served_configuration(deployment)
+    view = executions.follow(deployment, executions.start(deployment, {"LearningRate": "1.0"}))
+    assert view.status == "Failed"
+    steps = steps_of(view)
+    assert "Register" not in steps and "Deploy" not in steps
+    assert steps.get("Fail") == "Failed" or steps["FineTune"] == "Failed"
+    assert "loss" in view.reason
+    assert packages(deployment) == registered
+    assert served_configuration(deployment) == serving
+    assert demo.invoke(deployment, {"inputs": "Hello", "parameters": {"max_new_tokens": 2}})
+
+
+@pytest.mark.parametrize(
+    ("folder", "mode", "said"),
+    [
+        ("broken-line", "instruction", "train.jsonl:"),
+        ("unknown-template-key", "instruction", "template.json"),
+        ("no-jsonl", "instruction", ".jsonl"),
+        ("two-files-domain", "domain", "exactly one"),
+    ],
+)
+def test_bad_data_fails_first_with_its_place_and_nothing_else_happens(
+    deployment: Deployment, folder: str, mode: str, said: str
+) -> None:
+    registered, serving = packages(deployment), served_configuration(deployment)
+    view = upload_and_follow(deployment, BROKEN / folder, mode)
+    assert view.status == "Failed"
+    assert steps_of(view) == {"PrepareData": "Failed"}
+    assert said in view.steps[0].reason and said in view.reason
+    assert packages(deployment) == registered
+    assert served_configuration(deployment) == serving
+
+
+def test_an_empty_folder_is_refused_before_anything_is_uploaded(deployment: Deployment) -> None:
+    before = executions.newest(deployment)
+    with pytest.raises(CommandError, match="holds no files"):
+        datasets.upload(deployment, BROKEN / "empty-folder", "instruction")
+    assert executions.newest(deployment) == before
+
+
+def test_a_parameter_that_does_not_exist_is_refused(deployment: Deployment) -> None:
+    with pytest.raises(CommandError, match="Epohc"):
+        executions.start(deployment, {"Epohc": "2"})
+
+
+def test_the_schedule_is_deployed_and_points_at_the_pipeline(deployment: Deployment) -> None:
+    scheduler = deployment.client("scheduler")
+    schedules = scheduler.list_schedules()["Schedules"]
+    assert len(schedules) == 1
+    schedule = scheduler.get_schedule(Name=schedules[0]["Name"])
+    assert schedule["State"] == "ENABLED"
+    assert schedule["Target"]["Arn"].endswith(":pipeline/tiny-finetune")
+

@@ -1,0 +1,190 @@
+"""The pipelines as data: the flow, the parameters, and requests that the service would accept."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import botocore.session
+import pytest
+from botocore.validate import ParamValidator
+
+from config.settings import load
+from pipeline.definition import RESOURCES, deploy_definition, finetune_definition
+from pipeline_steps.contract import gate
+
+OPERATIONS = {
+    "Processing": ("CreateProcessingJob", {"ProcessingJobName": "job"}),
+    "Training": ("CreateTrainingJob", {"TrainingJobName": "job"}),
+    "RegisterModel": ("CreateModelPackage", {}),
+}
+SERVICE = botocore.session.Session().get_service_model("sagemaker")
+
+
+@pytest.fixture(scope="module")
+def finetune() -> dict[str, Any]:
+    return json.loads(finetune_definition(load("prod")))
+
+
+@pytest.fixture(scope="module")
+def deploy() -> dict[str, Any]:
+    return json.loads(deploy_definition(load("prod")))
+
+
+def all_steps(steps: list[Any]) -> Iterator[Any]:
+    for step in steps:
+        yield step
+        if step["Type"] == "Condition":
+            yield from all_steps(step["Arguments"]["IfSteps"])
+            yield from all_steps(step["Arguments"]["ElseSteps"])
+
+
+def evaluated(value: Any, parameters: dict[str, Any]) -> Any:
+    """The value with parameters put in and every reference to a run replaced by some text or number of its kind."""
+    if isinstance(value, list):
+        return [evaluated(item, parameters) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "Get" in value:
+        kind, _, name = value["Get"].partition(".")
+        return parameters[name] if kind == "Parameters" else f"s3://bucket/{name}"
+    if "Std:Join" in value:
+        join = value["Std:Join"]
+        return join["On"].join(str(evaluated(item, parameters)) for item in join["Values"])
+    if "Std:JsonGet" in value:
+        return "s3://bucket/from-a-property-file"
+    return {key: evaluated(item, parameters) for key, item in value.items()}
+
+
+def values_of(definition: dict[str, Any]) -> dict[str, Any]:
+    return {
+        parameter["Name"]: parameter.get("DefaultValue", "arn:aws:sagemaker:us-east-1:123456789012:model-package/m/1")
+        for parameter in definition["Parameters"]
+    }
+
+
+def with_resources(definition: dict[str, Any]) -> dict[str, Any]:
+    text = json.dumps(definition)
+    for name in RESOURCES:
+        value = f"arn:aws:iam::123456789012:role/{name}" if name.endswith("Role") else name.lower()
+        text = text.replace(f"${{{name}}}", value)
+    assert "${" not in text, "a placeholder that the stack does not know"
+    return json.loads(text)
+
+
+def test_the_flow_is_the_one_of_the_design(finetune: dict[str, Any]) -> None:
+    assert [step["Name"] for step in finetune["Steps"]] == ["PrepareData", "FineTune", "Evaluate", "QualityGate"]
+    quality_gate = finetune["Steps"][-1]["Arguments"]
+    assert [step["Name"] for step in quality_gate["IfSteps"]] == ["Register", "AutoDeploy"]
+    assert [step["Name"] for step in quality_gate["ElseSteps"]] == ["Fail"]
+    auto_deploy = quality_gate["IfSteps"][-1]["Arguments"]
+    assert [step["Name"] for step in auto_deploy["IfSteps"]] == ["Deploy"]
+    assert auto_deploy["ElseSteps"] == []
+
+
+def test_the_deploy_pipeline_is_the_same_deploy_step(finetune: dict[str, Any], deploy: dict[str, Any]) -> None:
+    ours = next(step for step in all_steps(finetune["Steps"]) if step["Name"] == "Deploy")
+    theirs = deploy["Steps"][0]
+    strip = lambda step: json.dumps(step).replace(  # noqa: E731
+        json.dumps({"Get": "Steps.Register.ModelPackageArn"}), json.dumps({"Get": "Parameters.ModelPackageArn"})
+    )
+    assert strip(ours) == strip(theirs)
+    assert deploy["Parameters"] == [{"Name": "ModelPackageArn", "Type": "String"}]
+
+
+def test_what_the_design_lists_can_be_changed_at_run_time(finetune: dict[str, Any]) -> None:
+    names = [parameter["Name"] for parameter in finetune["Parameters"]]
+    assert names == [
+        "DatasetManifest", "TuningMode", "PeftType", "Epoch", "LearningRate", "TrainingInstanceType",
+        "TrainingInstanceCount", "MinLossImprovement", "MinRougeLImprovement", "MinTestRows", "ApprovalStatus",
+    ]  # fmt: skip
+    text = json.dumps(finetune["Steps"])
+    assert [name for name in names if f'"Parameters.{name}"' not in text] == [], "declared and never used"
+
+
+@pytest.mark.parametrize("environment", ["local", "dev", "prod"])
+@pytest.mark.parametrize("build", [finetune_definition, deploy_definition])
+def test_every_request_is_one_that_the_service_accepts(environment: str, build: Any) -> None:
+    definition = with_resources(json.loads(build(load(environment))))
+    checked = 0
+    for step in all_steps(definition["Steps"]):
+        if step["Type"] not in OPERATIONS:
+            assert step["Type"] in ("Condition", "Fail")
+            continue
+        operation, named = OPERATIONS[step["Type"]]
+        request = {**named, **evaluated(step["Arguments"], values_of(definition))}
+        report = ParamValidator().validate(request, SERVICE.operation_model(operation).input_shape)
+        assert not report.has_errors(), f"{step['Name']}: {report.generate_report()}"
+        checked += 1
+    assert checked == (5 if build is finetune_definition else 1)
+
+
+def test_arguments_keep_within_the_services_256_characters(finetune: dict[str, Any]) -> None:
+    definition = with_resources(finetune)
+    for step in all_steps(definition["Steps"]):
+        if step["Type"] == "Processing":
+            arguments = evaluated(step["Arguments"]["AppSpecification"]["ContainerArguments"], values_of(definition))
+            assert all(0 < len(argument) <= 256 for argument in arguments)
+
+
+def test_the_definition_is_small_enough_to_be_inline_and_holds_no_null(finetune: dict[str, Any]) -> None:
+    text = finetune_definition(load("prod"))
+    assert len(text) < 50_000  # the service's limit is 100 KB
+    assert "null" not in text
+
+
+def test_the_same_settings_give_the_same_bytes() -> None:
+    assert finetune_definition(load("prod")) == finetune_definition(load("prod"))
+
+
+def test_training_never_sees_the_test_split(finetune: dict[str, Any]) -> None:
+    training = next(step for step in finetune["Steps"] if step["Name"] == "FineTune")
+    text = json.dumps(training)
+    assert "uris.train" in text and "uris.validation" in text
+    assert "uris.test" not in text
+    assert "${RawBucket}" not in text
+
+
+def test_training_and_evaluation_run_without_a_network(finetune: dict[str, Any]) -> None:
+    steps = {step["Name"]: step["Arguments"] for step in finetune["Steps"]}
+    assert steps["FineTune"]["EnableNetworkIsolation"] is True
+    assert steps["Evaluate"]["NetworkConfig"]["EnableNetworkIsolation"] is True
+
+
+def test_the_steps_whose_inputs_are_addressed_by_content_are_cached_and_no_other(finetune: dict[str, Any]) -> None:
+    cached = {step["Name"] for step in all_steps(finetune["Steps"]) if step.get("CacheConfig", {}).get("Enabled")}
+    assert cached == {"FineTune", "Evaluate"}
+    for name in cached:
+        step = next(step for step in finetune["Steps"] if step["Name"] == name)
+        keys = {"InputDataConfig", "HyperParameters", "ProcessingInputs", "AppSpecification"} & set(step["Arguments"])
+        for key in keys:
+            assert "Execution." not in json.dumps(step["Arguments"][key]), f"{name}.{key} differs in every execution"
+
+
+def test_jobs_are_tried_again_after_faults_of_the_service_only(finetune: dict[str, Any]) -> None:
+    for step in all_steps(finetune["Steps"]):
+        policies = step.get("RetryPolicies", [])
+        assert bool(policies) == (step["Type"] in ("Processing", "Training")), step["Name"]
+        kinds = {kind for policy in policies for kind in policy["ExceptionType"]}
+        assert all(policy["MaxAttempts"] <= 5 for policy in policies)
+        if policies:
+            assert kinds == {
+                "Step.SERVICE_FAULT", "Step.THROTTLING",
+                "SageMaker.JOB_INTERNAL_ERROR", "SageMaker.CAPACITY_ERROR", "SageMaker.RESOURCE_LIMIT",
+            }  # fmt: skip
+
+
+def test_the_gates_reach_evaluate_in_the_form_that_it_reads(finetune: dict[str, Any]) -> None:
+    step = next(step for step in finetune["Steps"] if step["Name"] == "Evaluate")
+    arguments = evaluated(step["Arguments"]["AppSpecification"]["ContainerArguments"], values_of(finetune))
+    flags = [arguments[i + 1] for i, argument in enumerate(arguments) if argument == "--gate"]
+    parsed = [gate.Gate.parse(flag) for flag in flags]
+    assert [(check.metric, check.compared_with, check.minimum_n) for check in parsed] == [
+        ("loss", "base", 20),
+        ("rougeL", "base", 20),
+    ]
+    assert parsed[0].margin == 0.02 and parsed[1].margin == -0.02
+
+
+def test_a_refusal_carries_the_gates_message(finetune: dict[str, Any]) -> None:
+    fail = next(step for step in all_steps(finetune["Steps"]) if step["Name"] == "Fail")
+    assert fail["Arguments"]["ErrorMessage"]["Std:JsonGet"]["Path"] == "gate.message"

@@ -1,0 +1,145 @@
+"""The synthesized app: deterministic, offline, without credentials, and with what a review looks for."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent.parent
+
+
+def synth(output: Path, environment: str, *, network: bool = True) -> subprocess.CompletedProcess[str]:
+    """`python app.py` as the CDK CLI runs it, without AWS credentials; optionally in a namespace without a network."""
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+    variables |= {
+        "PATH": f"{REPOSITORY / '.venv' / 'bin'}:{os.environ['PATH']}",
+        "HOME": str(output.parent),
+        "CDK_OUTDIR": str(output),
+        "CDK_CONTEXT_JSON": json.dumps({"environment": environment}),
+    }
+    isolation = [] if network else ["unshare", "--map-root-user", "--net"]
+    command = [*isolation, sys.executable, "app.py"]
+    return subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def assembly(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("synth") / "prod"
+    finished = synth(output, "prod")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr == "", "a synth says nothing unless something is wrong"
+    return output
+
+
+@pytest.fixture(scope="module")
+def resources(assembly: Path) -> dict[str, Any]:
+    """Every resource of the app, by stack and logical id."""
+    return {
+        f"{path.name.removesuffix('.template.json')}/{id_}": resource
+        for path in sorted(assembly.glob("*.template.json"))
+        for id_, resource in json.loads(path.read_text(encoding="utf-8"))["Resources"].items()
+    }
+
+
+def of_type(resources: dict[str, Any], type_: str) -> dict[str, Any]:
+    return {id_: resource["Properties"] for id_, resource in resources.items() if resource["Type"] == type_}
+
+
+def test_synth_twice_gives_the_same_bytes_with_the_network_denied(assembly: Path, tmp_path: Path) -> None:
+    finished = synth(tmp_path / "again", "prod", network=False)
+    assert finished.returncode == 0, finished.stderr
+    first = {path.relative_to(assembly): path.read_bytes() for path in assembly.rglob("*") if path.is_file()}
+    again = tmp_path / "again"
+    second = {path.relative_to(again): path.read_bytes() for path in again.rglob("*") if path.is_file()}
+    assert first.keys() == second.keys() and len(first) > 10
+    assert [str(path) for path in first if first[path] != second[path]] == []
+
+
+def test_a_wrong_configuration_key_fails_the_synth_and_names_the_nearest(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("name: demo\nbase_model: {name: tiny}\ntrainning: {}\n", encoding="utf-8")
+    finished = synth(tmp_path / "out", str(wrong))
+    assert finished.returncode == 1
+    assert "trainning: unknown key (value {}); did you mean 'training'?" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_the_app_has_the_stacks_of_the_design(resources: dict[str, Any]) -> None:
+    stacks = {id_.split("/")[0] for id_ in resources}
+    assert stacks == {f"mistral-7b-{stack}" for stack in ("storage", "pipeline", "triggers", "operations")}
+
+
+def test_there_is_no_lambda_and_no_custom_resource(resources: dict[str, Any]) -> None:
+    types = {resource["Type"] for resource in resources.values()}
+    assert not {type_ for type_ in types if "Lambda" in type_ or type_.startswith("Custom::")}
+
+
+def test_buckets_are_private_encrypted_versioned_and_kept_in_production(resources: dict[str, Any]) -> None:
+    buckets = {id_: r for id_, r in resources.items() if r["Type"] == "AWS::S3::Bucket"}
+    assert len(buckets) == 2
+    for bucket in buckets.values():
+        assert bucket["DeletionPolicy"] == bucket["UpdateReplacePolicy"] == "Retain"
+        properties = bucket["Properties"]
+        assert all(properties["PublicAccessBlockConfiguration"].values())
+        assert properties["VersioningConfiguration"] == {"Status": "Enabled"}
+        assert properties["BucketEncryption"]
+
+
+def test_no_role_has_a_managed_or_an_all_powerful_policy(resources: dict[str, Any]) -> None:
+    for id_, role in of_type(resources, "AWS::IAM::Role").items():
+        assert "ManagedPolicyArns" not in role, id_
+    for id_, policy in of_type(resources, "AWS::IAM::Policy").items():
+        for statement in policy["PolicyDocument"]["Statement"]:
+            actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+            assert "*" not in actions and not [a for a in actions if a.endswith(":*")], id_
+            if statement["Resource"] == "*":  # actions that know no resources, and no others
+                assert set(actions) <= {"ecr:GetAuthorizationToken", "cloudwatch:PutMetricData"}, id_
+            if "iam:PassRole" in actions:
+                assert statement["Condition"] == {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
+
+
+def test_every_role_is_assumed_on_behalf_of_this_account_only(resources: dict[str, Any]) -> None:
+    roles = of_type(resources, "AWS::IAM::Role")
+    assert len(roles) == 8
+    for id_, role in roles.items():
+        (statement,) = role["AssumeRolePolicyDocument"]["Statement"]
+        assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}, id_
+
+
+def test_new_data_of_each_mode_starts_the_pipeline_with_its_manifest(resources: dict[str, Any]) -> None:
+    rules = [rule for id_, rule in of_type(resources, "AWS::Events::Rule").items() if "triggers" in id_]
+    assert len(rules) == 2
+    for mode, rule in zip(("instruction", "domain"), rules, strict=True):
+        assert rule["EventPattern"]["detail"]["object"]["key"] == [{"wildcard": f"{mode}/*.manifest"}]
+        (target,) = rule["Targets"]
+        assert target["SageMakerPipelineParameters"]["PipelineParameterList"] == [
+            {"Name": "DatasetManifest", "Value": "$.detail.object.key"},
+            {"Name": "TuningMode", "Value": mode},
+        ]
+
+
+def test_the_definition_in_the_template_names_only_resources_that_are_put_in(resources: dict[str, Any]) -> None:
+    pipelines = of_type(resources, "AWS::SageMaker::Pipeline")
+    assert len(pipelines) == 2
+    for pipeline in pipelines.values():
+        body, put_in = pipeline["PipelineDefinition"]["PipelineDefinitionBody"]["Fn::Sub"]
+        for name in put_in:
+            body = body.replace(f"${{{name}}}", "")
+        assert "${" not in body
+
+
+def test_the_step_code_is_one_zip_that_python_runs(assembly: Path) -> None:
+    (asset,) = assembly.glob("asset.*.zip")
+    with zipfile.ZipFile(asset) as archive:
+        names = archive.namelist()
+    assert "__main__.py" in names and "pipeline_steps/prepare_data.py" in names
+    assert not [name for name in names if not name.endswith(".py")]
+    finished = subprocess.run([sys.executable, str(asset), "--help"], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    for step in ("prepare-data", "fine-tune", "evaluate", "deploy"):
+        assert step in finished.stdout
