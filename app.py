@@ -1,6 +1,6 @@
 """Configuration -> stacks. The only place that reads the outside: the environment's name and the checkout's path.
 
-    npx cdk deploy --all -c environment=prod
+npx cdk deploy --all -c environment=prod
 """
 
 from pathlib import Path
@@ -41,9 +41,7 @@ def build(app: cdk.App, settings: Settings) -> None:
         finetune_pipeline=pipeline.finetune_pipeline,
         env=env,
     )
-    OperationsStack(
-        app, f"{settings.name}-operations", settings=settings, data_rules=triggers.data_rules, env=env
-    )
+    OperationsStack(app, f"{settings.name}-operations", settings=settings, data_rules=triggers.data_rules, env=env)
     cdk.Tags.of(app).add("application", settings.name)
 
 

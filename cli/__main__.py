@@ -24,7 +24,8 @@ app = typer.Typer(
 )
 
 Environment = Annotated[
-    str, typer.Option("--environment", "-e", help="A file of config/ without .yaml; 'local' is the local AWS that runs.")
+    str,
+    typer.Option("--environment", "-e", help="A file of config/ without .yaml; 'local' is the local AWS that runs."),
 ]
 Mode = Annotated[str, typer.Option(help="instruction or domain.")]
 
@@ -83,7 +84,9 @@ def upload_command(
     """Upload a dataset and, last, its manifest, whose arrival starts the pipeline."""
     deployment = Deployment.named(environment)
     key = datasets.upload(deployment, folder, check_mode(mode), lambda name: console.print(f"  {name}"))
-    console.print(f"s3://{deployment.raw_bucket}/{key} is complete; {deployment.settings.finetune_pipeline_name} starts")
+    console.print(
+        f"s3://{deployment.raw_bucket}/{key} is complete; {deployment.settings.finetune_pipeline_name} starts"
+    )
 
 
 @app.command("start")
@@ -115,7 +118,9 @@ def status_command(
     deployment = Deployment.named(environment)
     arn = execution or executions.newest(deployment)
     if arn is None:
-        raise CommandError(f"{deployment.settings.finetune_pipeline_name} has not run yet; start it with 'finetune start'")
+        raise CommandError(
+            f"{deployment.settings.finetune_pipeline_name} has not run yet; start it with 'finetune start'"
+        )
     console.print(arn)
     if follow:
         _end(executions.follow(deployment, arn))

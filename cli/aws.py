@@ -42,7 +42,7 @@ class Deployment:
             return boto3.Session(region_name=self.settings.region, **LOCAL_CREDENTIALS)
         return boto3.Session(region_name=self.settings.region)
 
-    def client(self, service: str):  # type: ignore[no-untyped-def]  # noqa: ANN201  # one of hundreds of client types
+    def client(self, service: str):  # type: ignore[no-untyped-def]  # one of hundreds of client types
         return self.session.client(service, endpoint_url=self.endpoint_url)  # type: ignore[call-overload]
 
     @cached_property
@@ -59,7 +59,9 @@ class Deployment:
         try:
             stacks = self.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
         except (ClientError, BotoCoreError) as error:
-            raise CommandError(f"cannot read the stack {name}: {error}\nDeploy first: see 'make deploy' or 'make local'") from error
+            raise CommandError(
+                f"cannot read the stack {name}: {error}\nDeploy first: see 'make deploy' or 'make local'"
+            ) from error
         outputs = {output["OutputKey"]: output["OutputValue"] for output in stacks[0].get("Outputs", [])}
         if key not in outputs:
             raise CommandError(f"the stack {name} has no output {key}; deploy this version again")

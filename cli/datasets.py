@@ -10,7 +10,9 @@ from cli.console import CommandError
 MANIFEST = "dataset.manifest"
 
 
-def upload(deployment: Deployment, folder: Path, tuning_mode: str, on_file: Callable[[str], None] = lambda _: None) -> str:
+def upload(
+    deployment: Deployment, folder: Path, tuning_mode: str, on_file: Callable[[str], None] = lambda _: None
+) -> str:
     """Upload `folder` to raw/<tuning_mode>/ and its manifest last; returns the manifest's key.
 
     The manifest is SageMaker's ManifestFile form: a prefix, then the names below it. Its arrival starts the pipeline,

@@ -61,7 +61,9 @@ def run(mode: str) -> None:
         view = executions.follow(deployment, arn)
         seconds["pipeline"] = sum_seconds(deployment, arn)
         if view.status != "Succeeded":
-            raise CommandError(f"the execution ended as {view.status}: {view.reason}\nlogs: {local.LOCAL_STATE / 'logs'}")
+            raise CommandError(
+                f"the execution ended as {view.status}: {view.reason}\nlogs: {local.LOCAL_STATE / 'logs'}"
+            )
 
         summary = {"schema_version": 1, "mode": mode, **summarize(deployment, view, OUTPUT)}
         seconds["total"] = time.monotonic() - started
@@ -104,7 +106,9 @@ def summarize(deployment: Deployment, view: executions.ExecutionView, output: Pa
     )
 
     packages = deployment.sagemaker.list_model_packages(
-        ModelPackageGroupName=deployment.settings.model_package_group_name, SortBy="CreationTime", SortOrder="Descending"
+        ModelPackageGroupName=deployment.settings.model_package_group_name,
+        SortBy="CreationTime",
+        SortOrder="Descending",
     )["ModelPackageSummaryList"]
     endpoint = deployment.settings.endpoint_name
     request = {
@@ -179,7 +183,9 @@ def _show(summary: dict[str, Any]) -> None:
     console.print(answers)
 
     endpoint = summary["endpoint"]
-    console.print(f"[bold]Model package[/] {summary['model_package']['arn']} ({summary['model_package']['approval_status']})")
+    console.print(
+        f"[bold]Model package[/] {summary['model_package']['arn']} ({summary['model_package']['approval_status']})"
+    )
     console.print(f"[bold]Endpoint[/] {endpoint['name']} is {endpoint['status']} and answers:")
     console.print(f"   {escape(json.dumps(endpoint['response'], ensure_ascii=False))}")
     console.print(f"[bold]Report[/] {summary['report']}")

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 InstanceType = Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9-]+$")]
 TuningMode = Literal["instruction", "domain"]
@@ -75,7 +76,9 @@ class TrainingSettings(Group):
     lora_r: int = Field(default=16, ge=1, le=1000)
     lora_alpha: int = Field(default=32, ge=1)
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
-    per_device_train_batch_size: int = Field(default=2, ge=1, le=1000, description="sequences per device and micro-batch")
+    per_device_train_batch_size: int = Field(
+        default=2, ge=1, le=1000, description="sequences per device and micro-batch"
+    )
     gradient_accumulation_steps: int = Field(default=4, ge=1, le=1000)
     max_input_length: int = Field(default=2048, ge=16, description="tokens")
     warmup_ratio: float = Field(default=0.1, ge=0, le=1)
@@ -130,7 +133,9 @@ class Settings(Group):
     )
     region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")] = "us-east-1"
     keep_data: bool = Field(default=True, description="buckets and models outlive a deleted stack")
-    failure_email: str | None = Field(default=None, pattern=r"^[^@\s]+@[^@\s]+$", description="hears of failed executions")
+    failure_email: str | None = Field(
+        default=None, pattern=r"^[^@\s]+@[^@\s]+$", description="hears of failed executions"
+    )
     images: Images = Images()
     base_model: BaseModelSettings
     dataset: DatasetSettings = DatasetSettings()
@@ -198,7 +203,7 @@ def load(environment: str, folder: Path = Path(__file__).parent) -> Settings:
         raise SettingsError("\n".join([headline, *(f"  - {problem}" for problem in problems)])) from None
 
 
-def _describe(problem: dict) -> str:  # type: ignore[type-arg]
+def _describe(problem: ErrorDetails) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = _keys_beside(problem["loc"])

@@ -10,8 +10,10 @@ import mmap
 import os
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -117,6 +119,11 @@ class ObjectStore:
         bucket, name = split(uri)
         return self._upload(path, bucket, name, keep=False, root=path.parent)
 
+    def upload_copy(self, path: Path, uri: str, root: Path) -> int:
+        """Upload one file that stays where it is; returns the number of bytes."""
+        bucket, name = split(uri)
+        return self._upload(path, bucket, name, keep=True, root=root)
+
     def _upload(self, path: Path, bucket_name: str, name: str, *, keep: bool, root: Path) -> int:
         try:
             bucket = self._backend.get_bucket(bucket_name)
@@ -208,9 +215,7 @@ def _open(key: FakeKey) -> Any:
     with key.lock:
         buffer = key._value_buffer
         if not getattr(buffer, "_rolled", True):
-            from io import BytesIO
-
-            return BytesIO(key._value_buffer._file.getvalue())  # small, and in memory
+            return BytesIO(buffer._file.getvalue())  # small, and in memory
         if buffer.writable():
             buffer.flush()
         return open(f"/proc/self/fd/{buffer.fileno()}", "rb")
@@ -236,8 +241,6 @@ def _copy_file(source: int, target: int) -> None:
 
 
 def _private_copy(path: Path, folder: Path) -> Any:
-    import tempfile
-
     file = tempfile.TemporaryFile(dir=folder)
     with path.open("rb") as source:
         shutil.copyfileobj(source, file, 2**20)

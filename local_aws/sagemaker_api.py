@@ -13,6 +13,7 @@ import botocore.session
 from botocore.model import ListShape, MapShape, ServiceModel, Shape, StructureShape
 from moto.core.exceptions import ServiceException
 
+from local_aws import events
 from local_aws.settings import Settings
 
 Request = dict[str, Any]
@@ -52,10 +53,26 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.changed = threading.Condition(threading.RLock())
+        self.tags: dict[str, dict[str, str]] = {}  # ARN of every resource of ours -> its tags
+
+    def emit(self, detail_type: str, detail: dict[str, Any], arn: str) -> None:
+        """Send an event of SageMaker to this server's EventBridge. Not to be called with the lock held."""
+        events.emit("aws.sagemaker", detail_type, _event_value(detail), [arn])
 
     def arn(self, resource: str) -> str:
         """`resource` is `<type>/<name>`, for example `training-job/my-job`."""
         return f"arn:aws:sagemaker:{self.settings.region}:{self.settings.account}:{resource}"
+
+
+def _event_value(value: Any) -> Any:
+    """Times become milliseconds since 1970, as in SageMaker's events."""
+    if isinstance(value, datetime.datetime):
+        return int(value.timestamp() * 1000)
+    if isinstance(value, dict):
+        return {name: _event_value(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_event_value(member) for member in value]
+    return value
 
 
 def now() -> datetime.datetime:
@@ -66,6 +83,11 @@ def now() -> datetime.datetime:
 def random_id(length: int) -> str:
     """A random name of lower-case hexadecimal digits."""
     return uuid.uuid4().hex[:length]
+
+
+def tags_of(request: Request) -> dict[str, str]:
+    """The Tags of a request, [{"Key", "Value"}], as a plain mapping."""
+    return {tag["Key"]: tag["Value"] for tag in request.get("Tags", [])}
 
 
 def name_in(name_or_arn: str) -> str:

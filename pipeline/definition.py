@@ -7,20 +7,8 @@ Names in ${...} are deployed resources; the stack puts them in (RESOURCES lists 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from config.settings import Settings
-from pipeline import gates
-from pipeline.sdk import (
-    CACHE_FOR_30_DAYS,
-    Request,
-    RequestStep,
-    StepTypeEnum,
-    definition_json,
-    serving_image,
-    training_image,
-)
-from pipeline_steps.contract import files
 from sagemaker.core.helper.pipeline_variable import PipelineVariable
 from sagemaker.core.workflow.conditions import ConditionEquals
 from sagemaker.core.workflow.execution_variables import ExecutionVariables
@@ -29,6 +17,19 @@ from sagemaker.core.workflow.parameters import Parameter, ParameterFloat, Parame
 from sagemaker.core.workflow.properties import PropertyFile
 from sagemaker.mlops.workflow.condition_step import ConditionStep
 from sagemaker.mlops.workflow.fail_step import FailStep
+from sagemaker.mlops.workflow.steps import StepTypeEnum
+
+from config.settings import Settings
+from pipeline import gates
+from pipeline.sdk import (
+    CACHE_FOR_30_DAYS,
+    Request,
+    RequestStep,
+    definition_json,
+    serving_image,
+    training_image,
+)
+from pipeline_steps.contract import files
 
 RESOURCES = (
     "RawBucket",
@@ -42,7 +43,7 @@ RESOURCES = (
     "ServingRole",
 )
 
-Value = str | PipelineVariable
+Value: TypeAlias = str | PipelineVariable
 
 CODE_URI = "s3://${CodeBucket}/${CodeKey}"
 PROCESSING_CODE = "/opt/ml/processing/input/code"

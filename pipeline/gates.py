@@ -7,8 +7,9 @@ Margins are run-time parameters of the pipeline.
 
 from typing import TYPE_CHECKING
 
-from pipeline_steps.contract import metrics
 from sagemaker.core.workflow.functions import Join
+
+from pipeline_steps.contract import metrics
 
 if TYPE_CHECKING:
     from pipeline.definition import Parameters

@@ -47,12 +47,12 @@ def test_splits_that_leave_nothing_to_train_on_are_refused(tmp_path: Path) -> No
 
 def test_a_manifest_outside_its_tuning_modes_folder_is_refused(tmp_path: Path) -> None:
     folder = written(tmp_path, MINIMAL + "dataset: {tuning_mode: domain}\n")
-    with pytest.raises(SettingsError, match="'instruction/dataset.manifest' but dataset.tuning_mode is 'domain'"):
+    with pytest.raises(SettingsError, match=r"'instruction/dataset\.manifest' but dataset.tuning_mode is 'domain'"):
         load("mine", folder)
 
 
 def test_an_unknown_environment_names_the_known_ones() -> None:
-    with pytest.raises(SettingsError, match="'staging'.*dev, local, prod"):
+    with pytest.raises(SettingsError, match=r"'staging'.*dev, local, prod"):
         load("staging")
 
 

@@ -23,8 +23,8 @@ def settings() -> Settings:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-random-mistral")
     text = REPOSITORY / "examples" / "instruction" / "train" / "train.jsonl"
-    command = [str(base_models.STEPS_PYTHON), str(Path(__file__).with_name("make_tiny_mistral.py")), str(text), str(folder)]
-    subprocess.run(command, check=True, capture_output=True)
+    maker = Path(__file__).with_name("make_tiny_mistral.py")
+    subprocess.run([base_models.STEPS_PYTHON, maker, text, folder], check=True, capture_output=True)
     return folder
 
 

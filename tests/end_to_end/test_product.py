@@ -173,4 +173,3 @@ def test_the_schedule_is_deployed_and_points_at_the_pipeline(deployment: Deploym
     schedule = scheduler.get_schedule(Name=schedules[0]["Name"])
     assert schedule["State"] == "ENABLED"
     assert schedule["Target"]["Arn"].endswith(":pipeline/tiny-finetune")
-
