@@ -53,6 +53,10 @@ class JobFailed(Exception):
     """The job's own program failed, or its input is not there; the text is the FailureReason."""
 
 
+class JobStopped(Exception):
+    """The job was asked to stop before its program started."""
+
+
 class Job:
     """A job: what Describe returns, and the container while there is one."""
 
@@ -240,7 +244,9 @@ class Jobs:
             work(job)
             end = {"status": "Stopped" if job.stop_requested or job.time_is_up else "Completed"}
         except JobFailed as failure:
-            end = {"status": "Stopped" if job.stop_requested else "Failed", "FailureReason": str(failure)}
+            end = {"status": "Failed", "FailureReason": str(failure)}
+        except JobStopped:
+            end = {"status": "Stopped"}
         except (ContainerError, ObjectStoreError) as error:
             text = str(error)
             end = {"status": "Failed", "FailureReason": text if text.startswith("ClientError: ") else f"ClientError: {text}"}
@@ -294,7 +300,7 @@ class Jobs:
         message = _read_start(job.folder / "output/message")
         if message:
             self._set(job, "ExitMessage", message[:LONGEST_REASON])
-        if code != 0 and not job.time_is_up:
+        if code != 0 and not (job.stop_requested or job.time_is_up):
             # AWS writes the message into ExitMessage only and "See job logs" here; here the reason is where one looks first.
             raise JobFailed(_algorithm_error(message, last_line, code))
         if job.stop_requested or job.time_is_up:
@@ -404,7 +410,7 @@ class Jobs:
         )
         with self._service.changed:
             if job.stop_requested or self._closed:
-                raise JobFailed("The job was stopped before its container started")
+                raise JobStopped
             job.container = container = Container(spec)
         try:
             code = container.wait(job.record["StoppingCondition"].get("MaxRuntimeInSeconds", 86400))

@@ -1,6 +1,7 @@
 """What every SageMaker operation here shares: request validation, errors, names, paging and the state lock."""
 
 import datetime
+import difflib
 import functools
 import math
 import re
@@ -165,7 +166,11 @@ def _problems(shape: Shape, value: Any, path: str) -> Iterable[str]:
 def _broken_constraints(shape: Shape, value: Any) -> Iterable[str]:
     rules = shape.metadata
     if "enum" in rules and value not in rules["enum"]:
-        yield f"Member must satisfy enum value set: [{', '.join(rules['enum'])}]"
+        allowed = rules["enum"]
+        if len(allowed) > 30:  # instance types: hundreds
+            near = difflib.get_close_matches(str(value), allowed, n=8, cutoff=0.0)
+            allowed = [*near, f"... {len(allowed)} values"]
+        yield f"Member must satisfy enum value set: [{', '.join(allowed)}]"
     if isinstance(value, bool | datetime.datetime):
         return
     counted = isinstance(value, str | list | dict | bytes)
@@ -212,7 +217,7 @@ def page(
     """
     kept = [item for item in items if _matches(item, request, name, status)]
     keys = {"Name": name, "CreationTime": "CreationTime", "Status": status, **(sort_keys or {})}
-    key = keys[request.get("SortBy", "CreationTime")]
+    key = keys.get(request.get("SortBy", ""), "CreationTime")
     kept.sort(key=lambda item: item[key], reverse=request.get("SortOrder", default_order) == "Descending")
     try:
         start = int(request.get("NextToken") or 0)

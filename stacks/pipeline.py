@@ -56,6 +56,7 @@ class PipelineStack(Stack):
         raw_bucket.grant_read(prepare_role)
         artifact_bucket.grant_read(prepare_role, "datasets/*")
         artifact_bucket.grant_put(prepare_role, "datasets/*")
+        artifact_bucket.grant_read(prepare_role, "base-models/*")  # only to see that the base model is there
         artifact_bucket.grant_put(prepare_role, "runs/*")
 
         artifact_bucket.grant_read(train_role, "datasets/*")

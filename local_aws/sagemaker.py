@@ -1,0 +1,124 @@
+"""SageMaker on this machine: its operations, installed over moto's answers so that jobs, pipelines and endpoints really run."""
+
+import json
+import urllib.parse
+from collections.abc import Callable
+from typing import Any
+
+import botocore
+from moto.core.common_types import TYPE_RESPONSE
+from moto.core.responses import ActionResult, EmptyResult
+from moto.core.utils import camelcase_to_underscores
+from moto.sagemaker.responses import SageMakerResponse
+from moto.sagemakerruntime.responses import SageMakerRuntimeResponse
+
+from local_aws.endpoints import Endpoints
+from local_aws.jobs import Jobs
+from local_aws.object_store import ObjectStore
+from local_aws.pipelines import Pipelines
+from local_aws.registry import Registry
+from local_aws.sagemaker_api import Request, Response, Service, ValidationException, service_model, validate
+from local_aws.settings import Settings
+
+TAG_OPERATIONS = ("AddTags", "ListTags", "DeleteTags")
+
+
+class SageMaker:
+    """All rooms of SageMaker, sharing one state. `operations` maps an operation's name to what answers it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.service = Service(settings)
+        store = ObjectStore(settings)
+        registry = Registry(self.service)
+        self.jobs = Jobs(self.service, store)
+        self.endpoints = Endpoints(self.service, store, registry)
+        self.pipelines = Pipelines(self.service, store, self.jobs)
+        rooms = (registry, self.jobs, self.endpoints, self.pipelines)
+        self.operations: dict[str, Callable[[Request], Response]] = {
+            operation: getattr(room, botocore.xform_name(operation))
+            for operation in service_model().operation_names
+            for room in rooms
+            if hasattr(room, botocore.xform_name(operation))
+        }
+
+    def call(self, operation: str, request: Request) -> Response:
+        """Answer one request, validated first. Raises the errors of sagemaker_api."""
+        given = _without_nulls(request)
+        validate(operation, given)
+        return self.operations[operation](given)
+
+    def shutdown(self) -> None:
+        """End every pipeline, job and endpoint process; returns when they are gone."""
+        self.pipelines.shutdown()
+        self.jobs.shutdown()
+        self.endpoints.shutdown()
+
+
+_current: SageMaker | None = None
+
+
+def install(settings: Settings) -> SageMaker:
+    """Make moto's server answer SageMaker's requests with what really runs. Call it once, before the server starts."""
+    global _current
+    sagemaker = _current = SageMaker(settings)
+    for operation in sagemaker.operations:
+        name = camelcase_to_underscores(operation)
+        setattr(SageMakerResponse, name, _handler(sagemaker, operation, getattr(SageMakerResponse, name, None)))
+    # A handler reads the JSON body itself: moto's own parser answers a wrong type with an internal error.
+    parse = SageMakerResponse.parse_parameters
+
+    def parse_parameters(self: SageMakerResponse, request: Any) -> None:
+        if self._get_action() not in sagemaker.operations or self._get_action() in TAG_OPERATIONS:
+            parse(self, request)
+
+    SageMakerResponse.parse_parameters = parse_parameters
+    SageMakerRuntimeResponse.use_raw_body = True  # a body may be anything, not only text
+    SageMakerRuntimeResponse.invoke_endpoint = _invoke_endpoint
+    return sagemaker
+
+
+def shutdown() -> None:
+    """End every pipeline, job and endpoint process; returns when they are gone."""
+    if _current is not None:
+        _current.shutdown()
+
+
+def call(operation: str, request: Request) -> Response:
+    """Answer a SageMaker request of this process, for example call("StartPipelineExecution", {"PipelineName": ...}).
+
+    Raises moto's ServiceException (sagemaker_api's errors) with `code` and `message`.
+    """
+    assert _current is not None, "call install() first"
+    return _current.call(operation, request)
+
+
+def _handler(sagemaker: SageMaker, operation: str, moto_handler: Any) -> Callable[[SageMakerResponse], ActionResult]:
+    def handle(response: SageMakerResponse) -> ActionResult:
+        try:
+            request = json.loads(response.raw_body or b"{}")
+        except ValueError as error:
+            raise ValidationException(f"The request is not JSON: {error}") from None
+        if operation in TAG_OPERATIONS and request.get("ResourceArn") not in sagemaker.service.tags:
+            result: ActionResult = moto_handler(response)  # a resource that only moto knows
+            return result
+        answer = sagemaker.call(operation, request)
+        return ActionResult(answer) if answer else EmptyResult()
+
+    return handle
+
+
+def _invoke_endpoint(response: SageMakerRuntimeResponse) -> TYPE_RESPONSE:
+    assert _current is not None
+    name = urllib.parse.unquote(response.parsed_url.path.split("/")[2])
+    headers = {header.lower(): value for header, value in response.headers.items()}
+    answer = _current.endpoints.invoke(name, response.raw_body or b"", headers)
+    return answer.status, {**answer.headers, "status": answer.status}, answer.body
+
+
+def _without_nulls(value: Any) -> Any:
+    """JSON null is "not given", as the service reads it."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(member) for name, member in value.items() if member is not None}
+    if isinstance(value, list):
+        return [_without_nulls(member) for member in value]
+    return value

@@ -1,0 +1,57 @@
+"""`python3 <hash>.zip <step> [flags]`: the entry of every container.
+
+What the user can mend ends the step with one message: on stderr, and where SageMaker reads the reason of a failed job.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+from pipeline_steps.contract.errors import StepError
+
+STEPS = {
+    "prepare-data": "check, split and publish a dataset (processing job)",
+    "fine-tune": "train an adapter and merge it (training job)",
+    "evaluate": "score base and tuned model, and decide (processing job)",
+    "deploy": "release a model package to an endpoint (processing job)",
+}
+USAGE = "\n".join(
+    [
+        "usage: python3 CODE.zip STEP [flags]; STEP --help lists its flags",
+        *(f"  {name:14}{what}" for name, what in STEPS.items()),
+    ]
+)
+
+# A training job's failure file and a processing job's exit message; each service reads its own.
+FAILURE_FILES = (Path("/opt/ml/output/failure"), Path("/opt/ml/output/message"))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the step named by the first argument; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    if arguments[0] not in STEPS:
+        print(f"unknown step {arguments[0]!r}\n{USAGE}", file=sys.stderr)
+        return 2
+    step = importlib.import_module(f"pipeline_steps.{arguments[0].replace('-', '_')}")
+    try:
+        step.main(arguments[1:])
+    except StepError as error:
+        tell_failure(str(error))
+        return 1
+    return 0
+
+
+def tell_failure(message: str) -> None:
+    """Say why the step failed where people and the service look for it."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    for path in FAILURE_FILES:
+        if path.parent.parent.is_dir():  # /opt/ml: inside a container
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(message, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,26 @@
+"""Names of outputs and files that one room writes and another reads."""
+
+# Outputs of the processing steps; each is a folder /opt/ml/processing/output/<name>.
+REPORT_OUTPUT = "report"
+EVALUATION_OUTPUT = "evaluation"
+DEPLOYMENT_OUTPUT = "deployment"
+
+DATA_CARD_FILE = "data_card.json"
+EVALUATION_FILE = "evaluation.json"
+REPORT_FILE = "report.html"
+DEPLOYMENT_FILE = "deployment.json"
+
+# A dataset split: the rows, and the file that says what they are, written last.
+EXAMPLES_FILE = "examples.jsonl"
+DATASET_FILE = "dataset.json"
+
+# A model folder of ours, beside the usual transformers files.
+BASE_MODEL_FILE = "base_model.json"
+PROMPT_TEMPLATE_FILE = "prompt_template.json"
+HYPERPARAMETERS_FILE = "hyperparameters.json"
+TRAINING_FILE = "training.json"
+ADAPTER_FOLDER = "adapter"
+
+# What a user uploads.
+TEMPLATE_FILE = "template.json"
+PROMPTS_FILE = "prompts.txt"

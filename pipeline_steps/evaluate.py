@@ -1,0 +1,204 @@
+"""Evaluate: base and tuned model on the same held-out rows -> the gate's verdict, and a report for people.
+
+in    test/ (a dataset's test split), base/ (the imported base model), model/ (FineTune's output)
+out   evaluation/    report.html, answers.jsonl, evaluation.json (metrics, verdict, answers), written last
+
+The tuned model is the merged one: the very weights that an endpoint would load.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline_steps import report_page
+from pipeline_steps.contract import dataset, files, gate, json_files
+from pipeline_steps.contract.errors import StepError
+from pipeline_steps.contract.gate import Gate
+from pipeline_steps.contract.metrics import Comparison
+from pipeline_steps.contract.progress import report
+from pipeline_steps.encoding import Encoded, encode_all, pad, token_losses
+from pipeline_steps.models import base_model_digest, load_model, load_tokenizer
+from pipeline_steps.statistics import compare_losses, compare_rouge_l
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+EVALUATION_SCHEMA_VERSION = 1
+ANSWERS_SHOWN = 10
+LOSS_BATCH_ROWS = 8
+GENERATION_BATCH_ROWS = 12
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    """`max_new_tokens` of each generated answer; `seed` of the bootstrap (generation is greedy)."""
+
+    test: Path
+    base: Path
+    model: Path
+    output: Path
+    gates: list[Gate]
+    max_new_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One model on the test set: `nats` summed over each row's trained tokens, (rows,); one answer for each prompt."""
+
+    nats: "NDArray[Any]"
+    answers: list[str]
+
+
+def main(arguments: list[str]) -> None:
+    inputs = Path("/opt/ml/processing/input")
+    parser = argparse.ArgumentParser(prog="evaluate", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--test", type=Path, default=inputs / "test")
+    parser.add_argument("--base", type=Path, default=inputs / "base")
+    parser.add_argument("--model", type=Path, default=inputs / "model")
+    parser.add_argument("--output", type=Path, default=Path("/opt/ml/processing/output") / files.EVALUATION_OUTPUT)
+    parser.add_argument("--gate", dest="gates", action="append", default=[], help=Gate.__doc__)
+    parser.add_argument("--max_new_tokens", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    options.gates = [Gate.parse(argument) for argument in options.gates]
+    run(EvaluateJob(**vars(options)))
+
+
+def run(job: EvaluateJob) -> gate.Verdict:
+    started = time.monotonic()
+
+    # 1. Inputs, checked before anything large is loaded: same dataset, same base, never the training rows.
+    info, examples = dataset.read_split(job.test, "test")
+    training = json_files.read(job.model / files.TRAINING_FILE, 1)
+    digest = base_model_digest(job.base)
+    if training["dataset_digest"] != info.dataset_digest or training["base_model_digest"] != digest:
+        raise StepError(
+            f"the model was trained on dataset {training['dataset_digest'][:12]} from base {training['base_model_digest'][:12]}, "
+            f"the inputs are dataset {info.dataset_digest[:12]} and base {digest[:12]}; evaluate it on its own ancestors"
+        )
+
+    # 2. What both models are asked: the references' loss, and an answer to each prompt.
+    instruction = info.tuning_mode == "instruction"
+    prompts = [example.prompt for example in examples] if instruction else info.prompts
+    references = [example.completion for example in examples] if instruction else []
+
+    # 3. Both models, one after the other: two of them rarely fit on one device.
+    tokenizer = load_tokenizer(job.base)
+    encoded = encode_all(examples, tokenizer, max_tokens=10**9)
+    scores = {
+        name: score(name, load_model(folder), tokenizer, encoded, prompts, job.max_new_tokens)
+        for name, folder in (("base", job.base), ("tuned", job.model))
+    }
+    base, tuned = scores["base"], scores["tuned"]
+
+    # 4. Figures and verdict.
+    import numpy as np
+
+    trained_tokens = np.array([one.trained_tokens for one in encoded])
+    compared = compare_losses(base.nats, tuned.nats, trained_tokens, job.seed)
+    if instruction:
+        compared.append(compare_rouge_l(references, base.answers, tuned.answers, job.seed))
+    comparisons = {comparison.metric: comparison for comparison in compared}
+    verdict = gate.decide(job.gates, comparisons, info.tuning_mode)
+    print(verdict.message, flush=True)
+
+    # 5. Outputs; evaluation.json last, since the pipeline reads the verdict from it.
+    answers = [
+        {"prompt": prompt, "reference": reference, "base": of_base, "tuned": of_tuned}
+        for prompt, reference, of_base, of_tuned in zip(
+            prompts, references or [None] * len(prompts), base.answers, tuned.answers, strict=True
+        )
+    ]
+    job.output.mkdir(parents=True, exist_ok=True)
+    with (job.output / "answers.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+    evaluation = {
+        "schema_version": EVALUATION_SCHEMA_VERSION,
+        "tuning_mode": info.tuning_mode,
+        "dataset_digest": info.dataset_digest,
+        "base_model_digest": digest,
+        "metrics": {name: _json(comparison) for name, comparison in comparisons.items()},
+        "gate": verdict.to_dict(),
+        "answers": answers[:ANSWERS_SHOWN],
+        "parameters": {"max_new_tokens": job.max_new_tokens, "seed": job.seed, "decoding": "greedy"},
+        "gates": [asdict(one) for one in job.gates],
+        "training": {key: training[key] for key in ("rows", "steps", "tokens", "tokens_per_second", "validation_loss")},
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    (job.output / files.REPORT_FILE).write_text(report_page.render(evaluation, training["curve"]), encoding="utf-8")
+    json_files.write(job.output / files.EVALUATION_FILE, evaluation)
+    return verdict
+
+
+def score(
+    name: str, model: Any, tokenizer: Any, encoded: Sequence[Encoded], prompts: Sequence[str], max_new_tokens: int
+) -> Scores:
+    model.eval()
+    nats = row_losses(name, model, encoded, tokenizer.pad_token_id)
+    return Scores(nats, generate(name, model, tokenizer, prompts, max_new_tokens))
+
+
+def row_losses(name: str, model: Any, encoded: Sequence[Encoded], pad_id: int) -> "NDArray[Any]":
+    """Nats summed over the trained tokens of each row, (rows,), in the order of `encoded`."""
+    import numpy as np
+    import torch
+
+    nats = np.zeros(len(encoded))
+    by_length = sorted(range(len(encoded)), key=lambda row: len(encoded[row].ids))
+    with torch.inference_mode():
+        for start in range(0, len(by_length), LOSS_BATCH_ROWS):
+            batch = by_length[start : start + LOSS_BATCH_ROWS]
+            ids, mask, labels = (part.to(model.device) for part in pad([encoded[row] for row in batch], pad_id))
+            losses, rows = token_losses(model, ids, mask, labels)
+            sums = torch.zeros(len(batch), device=losses.device).index_add_(0, rows, losses)
+            nats[batch] = sums.cpu().numpy()
+            report(f"{name} loss", min(start + LOSS_BATCH_ROWS, len(encoded)), len(encoded))
+    return nats
+
+
+def generate(name: str, model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    """The greedy answer to each prompt, up to end-of-sequence, in the order of `prompts`."""
+    import torch
+
+    tokenizer.padding_side = "left"  # the answer follows the prompt directly
+    answers = [""] * len(prompts)
+    by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    with torch.inference_mode():
+        for start in range(0, len(by_length), GENERATION_BATCH_ROWS):
+            batch = by_length[start : start + GENERATION_BATCH_ROWS]
+            inputs = encode_prompts([prompts[row] for row in batch], tokenizer).to(model.device)
+            output = model.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+            )
+            new_tokens = output[:, inputs["input_ids"].shape[1] :]
+            for row, answer in zip(batch, tokenizer.batch_decode(new_tokens, skip_special_tokens=True), strict=True):
+                answers[row] = answer
+            report(f"{name} answers", min(start + GENERATION_BATCH_ROWS, len(prompts)), len(prompts))
+    return answers
+
+
+def encode_prompts(prompts: Sequence[str], tokenizer: Any) -> Any:
+    """The prompts' tokens exactly as training saw them (encoding.encode): begin-of-sequence where the tokenizer has one."""
+    begins = tokenizer.bos_token_id is not None and tokenizer.bos_token_id != tokenizer.eos_token_id
+    start = [tokenizer.bos_token_id] if begins else []
+    ids = [start + tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    return tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+
+
+def _json(comparison: Comparison) -> dict[str, Any]:
+    """The comparison without what JSON cannot say; a metric that is not finite has nulls, and the gate refuses it."""
+    if comparison.finite:
+        return comparison.to_dict()
+    return {**comparison.to_dict(), "base": None, "tuned": None, "improvement": None, "ci95": None}

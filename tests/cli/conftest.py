@@ -1,0 +1,36 @@
+"""A local AWS with just the storage stack's outputs, made by CloudFormation, for the commands to work on."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli import local
+from cli.aws import Deployment
+from config.settings import BaseModelSettings, Settings
+
+TEMPLATE = {
+    "Resources": {name: {"Type": "AWS::S3::Bucket"} for name in ("RawBucket", "ArtifactBucket")},
+    "Outputs": {f"{name}Name": {"Value": {"Ref": name}} for name in ("RawBucket", "ArtifactBucket")},
+}
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    settings = Settings(name="cli", account="123456789012", base_model=BaseModelSettings(name="tiny"))
+    with local.running(settings, tmp_path_factory.mktemp("local_aws") / "state") as aws:
+        deployment = Deployment(settings, aws.url)
+        deployment.client("cloudformation").create_stack(StackName="cli-storage", TemplateBody=json.dumps(TEMPLATE))
+        yield deployment
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder that looks like a transformers model; nobody loads it here."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    return folder
