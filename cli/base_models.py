@@ -49,7 +49,14 @@ def import_model(deployment: Deployment, source: str, name: str, say: Callable[[
             deployment.s3.upload_file(str(folder / file), bucket, f"{prefix}/{file}")
         size_bytes = sum((folder / file).stat().st_size for file in digests)
         # Written last: a model without it is not there.
-        marker = {"schema_version": 1, "name": name, "digest": digest, "source": source, "size_bytes": size_bytes, "files": digests}
+        marker = {
+            "schema_version": 1,
+            "name": name,
+            "digest": digest,
+            "source": source,
+            "size_bytes": size_bytes,
+            "files": digests,
+        }
         deployment.s3.put_object(
             Bucket=bucket, Key=f"{prefix}/{files.BASE_MODEL_FILE}", Body=json.dumps(marker, indent=1).encode()
         )

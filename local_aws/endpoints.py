@@ -69,11 +69,15 @@ class _BridgedConnection(http.client.HTTPConnection):
 class Variant:
     """The serving process of one production variant."""
 
-    def __init__(self, service: Service, store: ObjectStore, registry: Registry, endpoint: str, variant: dict[str, Any]) -> None:
+    def __init__(
+        self, service: Service, store: ObjectStore, registry: Registry, endpoint: str, variant: dict[str, Any]
+    ) -> None:
         self.name = str(variant["VariantName"])
         self.weight = float(variant.get("InitialVariantWeight", 1.0))
         self._service = service
-        self._startup_seconds = float(variant.get("ContainerStartupHealthCheckTimeoutInSeconds", DEFAULT_STARTUP_SECONDS))
+        self._startup_seconds = float(
+            variant.get("ContainerStartupHealthCheckTimeoutInSeconds", DEFAULT_STARTUP_SECONDS)
+        )
         self._model = registry.model(variant["ModelName"])
         self._definition = registry.container(self._model)
         self._store = store
@@ -97,7 +101,9 @@ class Variant:
     def start(self) -> None:
         """Get the model's files and start the process. Raises ContainerError and ObjectStoreError."""
         image_folder(self.image, self._service.settings.images)  # an unknown image fails before the files are copied
-        self._store.download_model(self._definition, self._folder / "ml" / "model", role=self._model.get("ExecutionRoleArn", ""))
+        self._store.download_model(
+            self._definition, self._folder / "ml" / "model", role=self._model.get("ExecutionRoleArn", "")
+        )
         self._start_container()
 
     def restart(self) -> None:
@@ -120,7 +126,10 @@ class Variant:
             command = [sys.executable, "-I", "-S", str(PORT_BRIDGE), "/opt/ml/port", str(self._port), "--", *command]
             visible = [*visible, PORT_BRIDGE]
         elif "ExecutionRoleArn" in self._model:
-            environment |= {"AWS_ENDPOINT_URL": settings.url, **identity.assume(self._model["ExecutionRoleArn"], "sagemaker.amazonaws.com")}
+            environment |= {
+                "AWS_ENDPOINT_URL": settings.url,
+                **identity.assume(self._model["ExecutionRoleArn"], "sagemaker.amazonaws.com"),
+            }
         stream = LogStream(self._log_group, self._log_stream, settings.account, settings.region)
         spec = ContainerSpec(
             image=image_folder(self.image, settings.images),
@@ -148,7 +157,11 @@ class Variant:
             except OSError:
                 pass  # not listening yet
             time.sleep(PING_INTERVAL_SECONDS)
-        ended = "" if container.running else f" The container ended with exit code {container.wait()}; last line: {self._last_line()}"
+        ended = (
+            ""
+            if container.running
+            else f" The container ended with exit code {container.wait()}; last line: {self._last_line()}"
+        )
         raise EndpointFailed(
             f"The primary container for production variant {self.name} did not pass the ping health check. "
             f"Please check CloudWatch logs for this endpoint.{ended}"
@@ -257,7 +270,13 @@ class Endpoints:
         fleet = self._new_fleet(name, config)
         arn = self._service.arn(f"endpoint/{name}")
         times = {"CreationTime": now(), "LastModifiedTime": now()}
-        record = {"EndpointName": name, "EndpointArn": arn, "EndpointConfigName": config, "EndpointStatus": "Creating", **times}
+        record = {
+            "EndpointName": name,
+            "EndpointArn": arn,
+            "EndpointConfigName": config,
+            "EndpointStatus": "Creating",
+            **times,
+        }
         with self._service.changed:
             if name in self._endpoints:
                 raise ValidationException(f'Cannot create already existing endpoint "{arn}".')
@@ -273,7 +292,10 @@ class Endpoints:
         fleet = self._new_fleet(endpoint.name, request["EndpointConfigName"])
         with self._service.changed:
             self._refuse_in_progress(endpoint)
-            self._set(endpoint, {"EndpointStatus": "Updating", "PendingDeploymentSummary": {"EndpointConfigName": fleet.config_name}})
+            self._set(
+                endpoint,
+                {"EndpointStatus": "Updating", "PendingDeploymentSummary": {"EndpointConfigName": fleet.config_name}},
+            )
             endpoint.record.pop("FailureReason", None)
             endpoint.starting = fleet
         self._emit(endpoint)
@@ -317,9 +339,13 @@ class Endpoints:
             endpoint = self._endpoints.get(name)
             fleet = endpoint.fleet if endpoint and endpoint.status in ("InService", "Updating", "RollingBack") else None
         if endpoint is None:
-            return _error(400, "ValidationError", f"Endpoint {name} of account {self._service.settings.account} not found.")
+            return _error(
+                400, "ValidationError", f"Endpoint {name} of account {self._service.settings.account} not found."
+            )
         if fleet is None:
-            return _error(503, "ServiceUnavailable", f"Endpoint {name} is not in service: its status is {endpoint.status}.")
+            return _error(
+                503, "ServiceUnavailable", f"Endpoint {name} is not in service: its status is {endpoint.status}."
+            )
         target = headers.get("x-amzn-sagemaker-target-variant")
         variant = fleet.choose(target)
         if variant is None:
@@ -338,7 +364,10 @@ class Endpoints:
         if not 200 <= answer.status < 300:
             return self._model_error(variant, answer.status, answer.body.decode(errors="replace"))
         returned = {header.lower(): value for header, value in answer.headers.items()}
-        shown = {"Content-Type": returned.get("content-type", "application/octet-stream"), "x-Amzn-Invoked-Production-Variant": variant.name}
+        shown = {
+            "Content-Type": returned.get("content-type", "application/octet-stream"),
+            "x-Amzn-Invoked-Production-Variant": variant.name,
+        }
         if "x-amzn-sagemaker-custom-attributes" in returned:
             shown["X-Amzn-SageMaker-Custom-Attributes"] = returned["x-amzn-sagemaker-custom-attributes"]
         return Answer(200, answer.body, shown)
@@ -346,7 +375,9 @@ class Endpoints:
     def shutdown(self) -> None:
         """End every serving process."""
         with self._service.changed:
-            fleets = [fleet for endpoint in self._endpoints.values() for fleet in (endpoint.fleet, endpoint.starting) if fleet]
+            fleets = [
+                fleet for endpoint in self._endpoints.values() for fleet in (endpoint.fleet, endpoint.starting) if fleet
+            ]
         stoppers = [threading.Thread(target=fleet.stop, args=(SHUTDOWN_GRACE_SECONDS,)) for fleet in fleets]
         for stopper in stoppers:
             stopper.start()
@@ -357,7 +388,10 @@ class Endpoints:
 
     def _new_fleet(self, endpoint: str, config_name: str) -> Fleet:
         config = self._registry.endpoint_config(config_name)
-        variants = [Variant(self._service, self._store, self._registry, endpoint, variant) for variant in config["ProductionVariants"]]
+        variants = [
+            Variant(self._service, self._store, self._registry, endpoint, variant)
+            for variant in config["ProductionVariants"]
+        ]
         return Fleet(config_name, variants)
 
     def _bring_into_service(self, endpoint: Endpoint, fleet: Fleet) -> None:
@@ -427,7 +461,9 @@ class Endpoints:
 
     def _refuse_in_progress(self, endpoint: Endpoint) -> None:
         if endpoint.status not in ("InService", "Failed"):
-            raise ValidationException(f'Cannot update in-progress endpoint "{endpoint.arn}": its status is {endpoint.status}.')
+            raise ValidationException(
+                f'Cannot update in-progress endpoint "{endpoint.arn}": its status is {endpoint.status}.'
+            )
 
     def _set(self, endpoint: Endpoint, fields: dict[str, Any]) -> None:
         with self._service.changed:

@@ -12,6 +12,7 @@ import signal
 import socket
 import struct
 import sys
+from pathlib import Path
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
@@ -48,7 +49,11 @@ def build_file_system(folder: str, hosts: str, visible: list[str]) -> None:
     """The read-only file system of the host, with its own /tmp, /dev/shm, /proc, /etc/hosts, and `folder` as /opt/ml."""
     mount("none", "/", flags=MS_REC | MS_PRIVATE)
     opened = {path: os.open(path, os.O_PATH) for path in (folder, hosts, *visible)}
-    others = {name: os.open(f"/opt/{name}", os.O_PATH) for name in sorted(os.listdir("/opt")) if name != "ml"}
+    others = {
+        name: os.open(f"/opt/{name}", os.O_PATH)
+        for name in sorted(child.name for child in Path("/opt").iterdir())
+        if name != "ml"
+    }
     set_read_only("/", True)
 
     bind(opened[hosts], "/etc/hosts")
@@ -61,7 +66,7 @@ def build_file_system(folder: str, hosts: str, visible: list[str]) -> None:
         if path.startswith("/tmp/"):
             make_mount_point(opened[path], path)
             bind(opened[path], path)
-    os.mkdir("/opt/ml")
+    Path("/opt/ml").mkdir()
     bind(opened[folder], "/opt/ml")
     set_read_only("/opt/ml", False)
     mount("proc", "/proc", "proc")
@@ -70,11 +75,11 @@ def build_file_system(folder: str, hosts: str, visible: list[str]) -> None:
 
 
 def make_mount_point(descriptor: int, path: str) -> None:
-    if os.path.isdir(f"/proc/self/fd/{descriptor}"):
-        os.makedirs(path, exist_ok=True)
+    if Path(f"/proc/self/fd/{descriptor}").is_dir():
+        Path(path).mkdir(parents=True, exist_ok=True)
     else:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.close(os.open(path, os.O_CREAT, 0o644))
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).touch()
 
 
 def raise_loopback() -> None:

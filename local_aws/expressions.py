@@ -75,7 +75,10 @@ def holds(condition: dict[str, Any], context: Context) -> bool:
     if kind == "Not":
         return not holds(condition["Expression"], context)
     if kind == "Or":
-        return any([holds(member, context) for member in condition["Conditions"]])
+        outcomes = [
+            holds(member, context) for member in condition["Conditions"]
+        ]  # all of them: an error is never skipped
+        return any(outcomes)
     if kind == "In":
         query = evaluate(condition["QueryValue"], context)
         members = [evaluate(member, context) for member in condition["Values"]]
@@ -143,7 +146,9 @@ def parse_json(text: str, where: str) -> Any:
         raise ExpressionError(f"{where} is not JSON: {error}") from None
 
 
-_TOKEN = re.compile(r"""\.?(?P<name>[A-Za-z0-9_\-:/]+)|\[(?P<position>\d+)\]|\[(?P<quote>['"])(?P<quoted>.*?)(?P=quote)\]""")
+_TOKEN = re.compile(
+    r"""\.?(?P<name>[A-Za-z0-9_\-:/]+)|\[(?P<position>\d+)\]|\[(?P<quote>['"])(?P<quoted>.*?)(?P=quote)\]"""
+)
 
 
 def follow(value: Any, path: str, where: str) -> Any:
@@ -155,7 +160,9 @@ def follow(value: Any, path: str, where: str) -> Any:
     while position < len(path):
         token = _TOKEN.match(path, position)
         if token is None:
-            raise ExpressionError(f"{where}: the path '{path}' is malformed at '{path[position:]}'; write a.b, a[0] or a['b']")
+            raise ExpressionError(
+                f"{where}: the path '{path}' is malformed at '{path[position:]}'; write a.b, a[0] or a['b']"
+            )
         value = _member(value, token, f"{where}: '{path[: token.end()]}'")
         position = token.end()
     return value
@@ -193,7 +200,9 @@ def _get(path: str, context: Context) -> Any:
         step, bracket, index = step.partition("[")
         if step not in context.steps:
             raise ExpressionError(f"Get {path}: step '{step}' has no properties (yet)")
-        return follow(context.steps[step], bracket + index + ("." if bracket and members else "") + members, f"Get {path}")
+        return follow(
+            context.steps[step], bracket + index + ("." if bracket and members else "") + members, f"Get {path}"
+        )
     values = {"Parameters": context.parameters, "Execution": context.execution}.get(scope)
     if values is None:
         raise ExpressionError(f"Get {path}: '{scope}' is none of Parameters, Execution, Steps")

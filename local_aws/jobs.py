@@ -108,7 +108,11 @@ class Jobs:
 
     def create_training_job(self, request: Request) -> Response:
         _refuse(_unsupported_in_training(request))
-        fields = {"TrainingJobStatus": "InProgress", "SecondaryStatusTransitions": [], "ModelArtifacts": {"S3ModelArtifacts": ""}}
+        fields = {
+            "TrainingJobStatus": "InProgress",
+            "SecondaryStatusTransitions": [],
+            "ModelArtifacts": {"S3ModelArtifacts": ""},
+        }
         job = self._add("Training", request, fields)
         self._set_secondary_status(job, "Starting")
         threading.Thread(target=self._run, args=(job, self._train), name=job.name, daemon=True).start()
@@ -149,7 +153,9 @@ class Jobs:
             for job in running:
                 job.stop_requested = True
         stoppers = [
-            threading.Thread(target=job.container.stop, args=(SHUTDOWN_GRACE_SECONDS,)) for job in running if job.container
+            threading.Thread(target=job.container.stop, args=(SHUTDOWN_GRACE_SECONDS,))
+            for job in running
+            if job.container
         ]
         for stopper in stoppers:
             stopper.start()
@@ -167,7 +173,9 @@ class Jobs:
         record.pop("Tags", None)
         with self._service.changed:
             if (kind, name) in self._jobs:
-                raise ResourceInUse(f"{kind} job names must be unique within an AWS account and region, and a job '{name}' already exists ({arn})")
+                raise ResourceInUse(
+                    f"{kind} job names must be unique within an AWS account and region, and a job '{name}' already exists ({arn})"
+                )
             job = Job(kind, record, self._service.settings.root / "jobs" / f"{kind.lower()}-{name}" / "ml")
             self._jobs[kind, name] = job
             self._service.tags[arn] = tags_of(request)
@@ -198,7 +206,8 @@ class Jobs:
         with self._service.changed:
             if job.ended:
                 raise ValidationException(
-                    f"The request was rejected because the {kind.lower()} job '{job.name}' is in status {job.status}; only a job in progress can be stopped."
+                    f"The request was rejected because the {kind.lower()} job '{job.name}' is in status {job.status}; "
+                    "only a job in progress can be stopped."
                 )
             if job.stop_requested:
                 return {}
@@ -249,7 +258,10 @@ class Jobs:
             end = {"status": "Stopped"}
         except (ContainerError, ObjectStoreError) as error:
             text = str(error)
-            end = {"status": "Failed", "FailureReason": text if text.startswith("ClientError: ") else f"ClientError: {text}"}
+            end = {
+                "status": "Failed",
+                "FailureReason": text if text.startswith("ClientError: ") else f"ClientError: {text}",
+            }
         except Exception as error:
             log.exception("job %s", job.arn)
             end = {"status": "Failed", "FailureReason": f"InternalServerError: {type(error).__name__}: {error}"}
@@ -258,7 +270,9 @@ class Jobs:
         if "FailureReason" in end:
             end["FailureReason"] = end["FailureReason"][:LONGEST_REASON]
         if job.time_is_up and job.kind == "Processing":
-            end["ExitMessage"] = f"The job was stopped: it ran longer than MaxRuntimeInSeconds ({job.record['StoppingCondition']['MaxRuntimeInSeconds']} s)"
+            end["ExitMessage"] = (
+                f"The job was stopped: it ran longer than MaxRuntimeInSeconds ({job.record['StoppingCondition']['MaxRuntimeInSeconds']} s)"
+            )
         with self._service.changed:
             ended = now()
             if job.kind == "Training":
@@ -267,7 +281,9 @@ class Jobs:
                 started = job.record.get("TrainingStartTime", ended)
                 seconds = int((ended - started).total_seconds())
                 end.update(TrainingTimeInSeconds=seconds, BillableTimeInSeconds=seconds)
-            job.record.update({**end, f"{job.kind}JobStatus": status, f"{job.kind}EndTime": ended, "LastModifiedTime": ended})
+            job.record.update(
+                {**end, f"{job.kind}JobStatus": status, f"{job.kind}EndTime": ended, "LastModifiedTime": ended}
+            )
             self._service.changed.notify_all()
         self._emit(job)
 
@@ -277,22 +293,31 @@ class Jobs:
         outputs = record.get("ProcessingOutputConfig", {}).get("Outputs", [])
         for item in inputs:
             source = item["S3Input"]
-            self._store.download(source["S3Uri"], job.local(source["LocalPath"]), data_type=source["S3DataType"], role=record["RoleArn"])
+            self._store.download(
+                source["S3Uri"], job.local(source["LocalPath"]), data_type=source["S3DataType"], role=record["RoleArn"]
+            )
         for output in outputs:
             job.local(output["S3Output"]["LocalPath"]).mkdir(parents=True, exist_ok=True)
         configured = ("ProcessingJobArn", "ProcessingJobName", "AppSpecification", "Environment", "ProcessingInputs")
         configured += ("ProcessingOutputConfig", "ProcessingResources", "RoleArn", "StoppingCondition", "NetworkConfig")
-        _write_json(job.folder / "config/processingjobconfig.json", {key: record[key] for key in configured if key in record})
+        _write_json(
+            job.folder / "config/processingjobconfig.json", {key: record[key] for key in configured if key in record}
+        )
         _write_json(job.folder / "config/resourceconfig.json", {"current_host": HOST_NAME, "hosts": [HOST_NAME]})
 
         application = record["AppSpecification"]
         self._set(job, "ProcessingStartTime", now())
-        continuous = [output["S3Output"] for output in outputs if output["S3Output"].get("S3UploadMode") == "Continuous"]
+        continuous = [
+            output["S3Output"] for output in outputs if output["S3Output"].get("S3UploadMode") == "Continuous"
+        ]
         with self._synced(job, [(job.local(output["LocalPath"]), output["S3Uri"]) for output in continuous]):
             code, last_line = self._run_container(
                 job,
                 image=application["ImageUri"],
-                command=[*application.get("ContainerEntrypoint", ["process"]), *application.get("ContainerArguments", [])],
+                command=[
+                    *application.get("ContainerEntrypoint", ["process"]),
+                    *application.get("ContainerArguments", []),
+                ],
                 environment={"PROCESSING_JOB_NAME": job.name, "PROCESSING_JOB_ARN": job.arn},
                 isolated=record.get("NetworkConfig", {}).get("EnableNetworkIsolation", False),
                 lines_hook=None,
@@ -329,7 +354,11 @@ class Jobs:
             (job.folder / folder_name).mkdir(parents=True, exist_ok=True)
         resources = record["ResourceConfig"]
         instance = {"current_instance_type": resources["InstanceType"], "current_group_name": "homogeneousCluster"}
-        group = {"instance_group_name": "homogeneousCluster", "instance_type": resources["InstanceType"], "hosts": [HOST_NAME]}
+        group = {
+            "instance_group_name": "homogeneousCluster",
+            "instance_type": resources["InstanceType"],
+            "hosts": [HOST_NAME],
+        }
         hosts = {"current_host": HOST_NAME, "hosts": [HOST_NAME], "network_interface_name": "lo"}
         _write_json(job.folder / "input/config/inputdataconfig.json", channels)
         _write_json(job.folder / "input/config/hyperparameters.json", record.get("HyperParameters", {}))
@@ -381,14 +410,24 @@ class Jobs:
         self._store.upload_file(archive, uri)
 
     def _run_container(
-        self, job: Job, *, image: str, command: Sequence[str], environment: dict[str, str], isolated: bool, lines_hook: Any
+        self,
+        job: Job,
+        *,
+        image: str,
+        command: Sequence[str],
+        environment: dict[str, str],
+        isolated: bool,
+        lines_hook: Any,
     ) -> tuple[int, str]:
         """Run the job's program; returns its exit code and the last line it printed. Sets job.time_is_up."""
         settings = self._service.settings
         folder = image_folder(image, settings.images)
         environment = {"AWS_REGION": settings.region, "AWS_DEFAULT_REGION": settings.region, **environment}
         if not isolated:  # with network isolation SageMaker gives a container no credentials either
-            environment |= {"AWS_ENDPOINT_URL": settings.url, **identity.assume(job.record["RoleArn"], "sagemaker.amazonaws.com")}
+            environment |= {
+                "AWS_ENDPOINT_URL": settings.url,
+                **identity.assume(job.record["RoleArn"], "sagemaker.amazonaws.com"),
+            }
         group = f"/aws/sagemaker/{job.kind}Jobs"
         stream = LogStream(group, f"{job.name}/{HOST_NAME}-{int(time.time())}", settings.account, settings.region)
         last_line = [""]
@@ -494,7 +533,11 @@ class _Metrics:
 
 def _algorithm_error(message: str, last_line: str, code: int) -> str:
     """The message that the program left, or else its last line; shortened so that the exit code is always shown."""
-    text = message or (f"See job logs for more information. Last line: {last_line}" if last_line else "See job logs for more information")
+    text = message or (
+        f"See job logs for more information. Last line: {last_line}"
+        if last_line
+        else "See job logs for more information"
+    )
     ending = f", exit code: {code}"
     return f"AlgorithmError: {text}"[: LONGEST_REASON - len(ending)] + ending
 
@@ -521,7 +564,9 @@ def _unsupported_in_processing(request: Request) -> list[str]:
     problems = []
     count = request["ProcessingResources"]["ClusterConfig"]["InstanceCount"]
     if count != 1:
-        problems.append(f"ProcessingResources.ClusterConfig.InstanceCount is {count}; local AWS runs a job on 1 instance")
+        problems.append(
+            f"ProcessingResources.ClusterConfig.InstanceCount is {count}; local AWS runs a job on 1 instance"
+        )
     for item in request.get("ProcessingInputs", []):
         if "S3Input" not in item:
             problems.append(f"ProcessingInputs '{item['InputName']}' has no S3Input; local AWS reads from S3 only")
@@ -536,10 +581,18 @@ def _unsupported_in_processing(request: Request) -> list[str]:
     places = [item.get("S3Input", {}).get("LocalPath") for item in request.get("ProcessingInputs", [])]
     places += [output.get("S3Output", {}).get("LocalPath") for output in outputs]
     problems += [
-        f"LocalPath '{path}' is not below /opt/ml/processing" for path in places if path is not None and not _below(path, "/opt/ml/processing")
+        f"LocalPath '{path}' is not below /opt/ml/processing"
+        for path in places
+        if path is not None and not _below(path, "/opt/ml/processing")
     ]
-    names = [item["InputName"] for item in request.get("ProcessingInputs", [])] + [output["OutputName"] for output in outputs]
-    problems += [f"the name '{name}' is used twice in ProcessingInputs and Outputs" for name in sorted(set(names)) if names.count(name) > 1]
+    names = [item["InputName"] for item in request.get("ProcessingInputs", [])] + [
+        output["OutputName"] for output in outputs
+    ]
+    problems += [
+        f"the name '{name}' is used twice in ProcessingInputs and Outputs"
+        for name in sorted(set(names))
+        if names.count(name) > 1
+    ]
     return problems
 
 
@@ -548,7 +601,9 @@ def _unsupported_in_training(request: Request) -> list[str]:
     problems = []
     algorithm, resources = request.get("AlgorithmSpecification", {}), request.get("ResourceConfig", {})
     if "TrainingImage" not in algorithm:
-        problems.append("AlgorithmSpecification.TrainingImage is missing; local AWS runs images, not marketplace algorithms")
+        problems.append(
+            "AlgorithmSpecification.TrainingImage is missing; local AWS runs images, not marketplace algorithms"
+        )
     if "InstanceType" not in resources or resources.get("InstanceCount") != 1:
         problems.append(
             f"ResourceConfig has InstanceType {resources.get('InstanceType')} and InstanceCount {resources.get('InstanceCount')}; "
@@ -565,7 +620,9 @@ def _unsupported_in_training(request: Request) -> list[str]:
         if "S3DataSource" not in channel["DataSource"]:
             problems.append(f"{name} has no S3DataSource; local AWS reads from S3 only")
         if channel.get("CompressionType", "None") != "None":
-            problems.append(f"{name} has CompressionType {channel['CompressionType']}; SageMaker unpacks in Pipe mode only")
+            problems.append(
+                f"{name} has CompressionType {channel['CompressionType']}; SageMaker unpacks in Pipe mode only"
+            )
     problems += [f"{where} is Pipe; local AWS has File and FastFile" for where, mode in modes.items() if mode == "Pipe"]
     for definition in algorithm.get("MetricDefinitions", []):
         try:
@@ -580,5 +637,3 @@ def _unsupported_in_training(request: Request) -> list[str]:
 
 def _below(path: str, folder: str) -> bool:
     return Path(path).is_relative_to(folder) and ".." not in Path(path).parts
-
-

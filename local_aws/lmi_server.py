@@ -5,7 +5,7 @@ POST /invocations  {"inputs": str, "parameters": {...}} -> {"generated_text": st
                    OPTION_TGI_COMPAT=true. A request that is wrong gets 400 and {"error": text, "code": 400}; the server goes on.
 
 Environment, as in LMI: HF_MODEL_ID (default /opt/ml/model), OPTION_MAX_MODEL_LEN (tokens; default: what the model can),
-OPTION_TGI_COMPAT, OPTION_DTYPE (bf16 or fp32; default: what the weights are stored in), SAGEMAKER_BIND_TO_PORT (default 8080).
+OPTION_TGI_COMPAT, OPTION_DTYPE (bf16, fp16 or fp32; default bf16, which is also faster on CPUs), SAGEMAKER_BIND_TO_PORT (default 8080).
 
 One file, run by the image's own interpreter: standard library, torch and transformers only.
 """
@@ -54,7 +54,9 @@ PARAMETERS = {
     "repetition_penalty": Rule("a number above 0", lambda value: _number(value) and value > 0),
     "return_full_text": Rule("true or false", lambda value: isinstance(value, bool)),
     "seed": Rule("a whole number from 0", lambda value: _whole(value) and 0 <= value < 2**63),
-    "stop": Rule("a text or a list of texts, none empty", lambda value: (isinstance(value, str) and value != "") or _texts(value)),
+    "stop": Rule(
+        "a text or a list of texts, none empty", lambda value: (isinstance(value, str) and value != "") or _texts(value)
+    ),
     "temperature": Rule("a number from 0", lambda value: _number(value) and value >= 0),
     "top_k": Rule("a whole number from 1, or -1 for all", lambda value: _whole(value) and (value >= 1 or value == -1)),
     "top_p": Rule("a number above 0, up to 1", lambda value: _number(value) and 0 < value <= 1),
@@ -88,7 +90,11 @@ def read_request(body: bytes) -> Generation:
         raise BadRequest(f"the body is not JSON: {error}") from None
     if not isinstance(request, dict):
         raise BadRequest('the body must be an object: {"inputs": "text", "parameters": {...}}')
-    problems = [f"unknown field '{name}'; the fields are inputs, parameters" for name in request if name not in ("inputs", "parameters", "stream")]
+    problems = [
+        f"unknown field '{name}'; the fields are inputs, parameters"
+        for name in request
+        if name not in ("inputs", "parameters", "stream")
+    ]
     prompt, parameters = request.get("inputs"), request.get("parameters") or {}
     if not isinstance(prompt, str) or not prompt:
         problems.append("'inputs' is missing or is no text; it holds the prompt")
@@ -133,8 +139,8 @@ class Model:
 
         self._torch = torch
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtypes = {"bf16": torch.bfloat16, "bfloat16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "float32": torch.float32}
-        dtype = dtypes.get(os.environ.get("OPTION_DTYPE", "auto"), "auto")
+        dtypes = {"auto": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+        dtype = dtypes[os.environ.get("OPTION_DTYPE", "auto")]
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device).eval()
         # The model's own sampling defaults would silently change what a request without parameters means.
@@ -199,12 +205,16 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/ping":
             self._answer(200, {"status": "Healthy"})
         else:
-            self._answer(404, {"error": f"there is no GET {self.path}; there are GET /ping and POST /invocations", "code": 404})
+            self._answer(
+                404, {"error": f"there is no GET {self.path}; there are GET /ping and POST /invocations", "code": 404}
+            )
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path != "/invocations":
-            self._answer(404, {"error": f"there is no POST {self.path}; there are GET /ping and POST /invocations", "code": 404})
+            self._answer(
+                404, {"error": f"there is no POST {self.path}; there are GET /ping and POST /invocations", "code": 404}
+            )
             return
         started = time.perf_counter()
         try:
@@ -238,7 +248,10 @@ def main() -> None:
     print(f"loading the model from {folder}", flush=True)
     Handler.model = Model(folder)
     Handler.tgi_compatible = os.environ.get("OPTION_TGI_COMPAT", "false").lower() == "true"
-    print(f"loaded in {time.perf_counter() - started:.1f} s, at most {Handler.model.longest} tokens; listening on port {port}", flush=True)
+    print(
+        f"loaded in {time.perf_counter() - started:.1f} s, at most {Handler.model.longest} tokens; listening on port {port}",
+        flush=True,
+    )
     ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 
 

@@ -58,7 +58,9 @@ class ObjectStore:
         for key, relative in found:
             target = folder / relative
             if not target.resolve().is_relative_to(folder.resolve()):
-                raise ObjectStoreError(f'ClientError: object "{key.name}" of "{uri}" would be written outside its folder; rename it')
+                raise ObjectStoreError(
+                    f'ClientError: object "{key.name}" of "{uri}" would be written outside its folder; rename it'
+                )
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _copy(key, target)
@@ -129,7 +131,8 @@ class ObjectStore:
             bucket = self._backend.get_bucket(bucket_name)
         except MissingBucket:
             raise ObjectStoreError(
-                f'ClientError: cannot upload to "s3://{bucket_name}/{name}": the bucket does not exist; create it, or change the output\'s S3 URI'
+                f'ClientError: cannot upload to "s3://{bucket_name}/{name}": the bucket does not exist; '
+                "create it, or change the output's S3 URI"
             ) from None
         source = _behind_links(path, root)
         if keep:
@@ -218,7 +221,7 @@ def _open(key: FakeKey) -> Any:
             return BytesIO(buffer._file.getvalue())  # small, and in memory
         if buffer.writable():
             buffer.flush()
-        return open(f"/proc/self/fd/{buffer.fileno()}", "rb")
+        return Path(f"/proc/self/fd/{buffer.fileno()}").open("rb")
 
 
 def _copy(key: FakeKey, target: Path) -> None:
@@ -241,7 +244,7 @@ def _copy_file(source: int, target: int) -> None:
 
 
 def _private_copy(path: Path, folder: Path) -> Any:
-    file = tempfile.TemporaryFile(dir=folder)
+    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 -- it becomes the object, which closes it
     with path.open("rb") as source:
         shutil.copyfileobj(source, file, 2**20)
     file.flush()
@@ -257,7 +260,9 @@ def _behind_links(path: Path, root: Path) -> Path:
         below_ml = target.is_relative_to("/opt/ml")
         path = root / target.relative_to("/opt/ml") if below_ml else path.parent / target
     if not path.resolve().is_relative_to(root.resolve()) or not path.is_file():
-        raise ObjectStoreError(f'ClientError: the link "{path.name}" in an output does not lead to a file below /opt/ml; write the file itself')
+        raise ObjectStoreError(
+            f'ClientError: the link "{path.name}" in an output does not lead to a file below /opt/ml; write the file itself'
+        )
     return path
 
 

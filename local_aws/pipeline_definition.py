@@ -12,7 +12,12 @@ Definition = dict[str, Any]
 Step = dict[str, Any]
 
 VERSION = "2020-12-01"
-PARAMETER_TYPES: dict[str, tuple[type, ...]] = {"String": (str,), "Integer": (int,), "Float": (int, float), "Boolean": (bool,)}
+PARAMETER_TYPES: dict[str, tuple[type, ...]] = {
+    "String": (str,),
+    "Integer": (int,),
+    "Float": (int, float),
+    "Boolean": (bool,),
+}
 
 
 class DefinitionError(Exception):
@@ -130,12 +135,20 @@ def _step_reference_problems(path: str, by_name: dict[str, Step]) -> Iterator[st
 
 def _condition_problems(condition: dict[str, Any]) -> Iterator[str]:
     kind = condition.get("Type")
-    needed = {"Not": ["Expression"], "Or": ["Conditions"], "In": ["QueryValue", "Values"]}.get(str(kind), ["LeftValue", "RightValue"])
+    needed = {"Not": ["Expression"], "Or": ["Conditions"], "In": ["QueryValue", "Values"]}.get(
+        str(kind), ["LeftValue", "RightValue"]
+    )
     if kind not in CONDITION_TYPES:
         yield f"unknown condition type '{kind}'; the types are {', '.join(CONDITION_TYPES)}"
         return
     yield from (f"the condition {kind} has no {member}" for member in needed if member not in condition)
-    nested = condition.get("Conditions", []) if kind == "Or" else [condition["Expression"]] if "Expression" in condition else []
+    nested = (
+        condition.get("Conditions", [])
+        if kind == "Or"
+        else [condition["Expression"]]
+        if "Expression" in condition
+        else []
+    )
     for member in nested:
         yield from _condition_problems(member)
 
@@ -159,6 +172,8 @@ def _cycle_problems(by_name: dict[str, Step]) -> Iterator[str]:
     finished: set[str] = set()
     while ready := {name for name, needs in waits_for.items() if name not in finished and needs <= finished}:
         finished |= ready
-    stuck = sorted(set(by_name) - finished)
+    stuck = set(by_name) - finished
+    while after := {name for name in stuck if not any(name in waits_for[other] for other in stuck)}:
+        stuck -= after  # waits for the cycle, but is not part of it
     if stuck:
-        yield f"the steps {', '.join(stuck)} wait for each other (a cycle)"
+        yield f"the steps {', '.join(sorted(stuck))} wait for each other (a cycle)"

@@ -58,7 +58,13 @@ CACHE_KEYS = {
 }
 JOB_KINDS: dict[str, Kind] = {"Processing": "Processing", "Training": "Training"}
 STEP_TYPES = (*JOB_KINDS, "Model", "RegisterModel", "Condition", "Fail")
-THROTTLING_CODES = ("Throttling", "ThrottlingException", "ThrottledException", "TooManyRequestsException", "RequestLimitExceeded")
+THROTTLING_CODES = (
+    "Throttling",
+    "ThrottlingException",
+    "ThrottledException",
+    "TooManyRequestsException",
+    "RequestLimitExceeded",
+)
 
 
 class StepFailed(Exception):
@@ -104,7 +110,14 @@ class StepRun:
 class Execution:
     """One execution of a pipeline."""
 
-    def __init__(self, record: dict[str, Any], definition_text: str, parameters: dict[str, Any], variables: dict[str, str], role: str):
+    def __init__(
+        self,
+        record: dict[str, Any],
+        definition_text: str,
+        parameters: dict[str, Any],
+        variables: dict[str, str],
+        role: str,
+    ):
         self.record = record
         self.definition_text = definition_text
         self.definition = json.loads(definition_text)
@@ -143,7 +156,9 @@ class Pipelines:
         text = self._definition_text(request)
         with self._service.changed:
             if name.lower() in self._pipelines:
-                raise ConflictException(f"Pipeline names must be unique within an AWS account and region. Pipeline with name ({name}) already exists.")
+                raise ConflictException(
+                    f"Pipeline names must be unique within an AWS account and region. Pipeline with name ({name}) already exists."
+                )
             kept = ("PipelineName", "PipelineDisplayName", "PipelineDescription", "RoleArn", "ParallelismConfiguration")
             self._pipelines[name.lower()] = {
                 "PipelineDisplayName": name,
@@ -175,7 +190,8 @@ class Pipelines:
             running = [
                 execution.arn
                 for execution in self._executions.values()
-                if execution.record["PipelineArn"] == arn and execution.record["PipelineExecutionStatus"] in ("Executing", "Stopping")
+                if execution.record["PipelineArn"] == arn
+                and execution.record["PipelineExecutionStatus"] in ("Executing", "Stopping")
             ]
             if running:
                 raise ConflictException(f"Pipeline {arn} has running executions, stop them first: {', '.join(running)}")
@@ -224,7 +240,9 @@ class Pipelines:
     def start_pipeline_execution(self, request: Request) -> Response:
         pipeline = self._pipeline(request["PipelineName"])
         if "SelectiveExecutionConfig" in request:
-            raise ValidationException("SelectiveExecutionConfig is not supported by local AWS; start the whole pipeline")
+            raise ValidationException(
+                "SelectiveExecutionConfig is not supported by local AWS; start the whole pipeline"
+            )
         arn = pipeline["PipelineArn"]
         parameters = parameter_values(json.loads(pipeline["PipelineDefinition"]), request.get("PipelineParameters", []))
         token = (arn, request.get("ClientRequestToken", random_id(32)))
@@ -266,7 +284,9 @@ class Pipelines:
         with self._service.changed:
             status = execution.record["PipelineExecutionStatus"]
             if status != "Executing":
-                raise ConflictException(f"Only an execution in status Executing can be stopped; {execution.arn} is {status}.")
+                raise ConflictException(
+                    f"Only an execution in status Executing can be stopped; {execution.arn} is {status}."
+                )
             self._set_execution_status(execution, "Stopping")
             execution.stop_requested = True
             running = [step for step in execution.steps if not step.ended]
@@ -294,29 +314,44 @@ class Pipelines:
     def list_pipeline_executions(self, request: Request) -> Response:
         arn = self._pipeline(request["PipelineName"])["PipelineArn"]
         with self._service.changed:
-            records = [copy.deepcopy(execution.record) for execution in self._executions.values() if execution.record["PipelineArn"] == arn]
+            records = [
+                copy.deepcopy(execution.record)
+                for execution in self._executions.values()
+                if execution.record["PipelineArn"] == arn
+            ]
         for record in records:
             record["StartTime"] = record["CreationTime"]
             if "FailureReason" in record:
                 record["PipelineExecutionFailureReason"] = record["FailureReason"]
         times = {"CreationTimeAfter": request.get("CreatedAfter"), "CreationTimeBefore": request.get("CreatedBefore")}
         kept, token = page(
-            records, {**request, **times}, name="PipelineExecutionArn", sort_keys={"PipelineExecutionArn": "PipelineExecutionArn"}
+            records,
+            {**request, **times},
+            name="PipelineExecutionArn",
+            sort_keys={"PipelineExecutionArn": "PipelineExecutionArn"},
         )
         return {"PipelineExecutionSummaries": kept, **token}
 
     def list_pipeline_execution_steps(self, request: Request) -> Response:
         execution = self._execution(request["PipelineExecutionArn"])
         with self._service.changed:
-            steps = [{**copy.deepcopy(step.record), "CreationTime": place} for place, step in enumerate(execution.steps)]
+            steps = [
+                {**copy.deepcopy(step.record), "CreationTime": place} for place, step in enumerate(execution.steps)
+            ]
         steps, token = page(steps, {**request, "SortBy": "CreationTime"}, name="StepName")
-        return {"PipelineExecutionSteps": [{key: step[key] for key in step if key != "CreationTime"} for step in steps], **token}
+        return {
+            "PipelineExecutionSteps": [{key: step[key] for key in step if key != "CreationTime"} for step in steps],
+            **token,
+        }
 
     def list_pipeline_parameters_for_execution(self, request: Request) -> Response:
         execution = self._execution(request["PipelineExecutionArn"])
         values = [{"Name": name, "Value": expressions.to_text(value)} for name, value in execution.parameters.items()]
         parameters, token = page(
-            [{**value, "CreationTime": place} for place, value in enumerate(values)], request, name="Name", default_order="Ascending"
+            [{**value, "CreationTime": place} for place, value in enumerate(values)],
+            request,
+            name="Name",
+            default_order="Ascending",
         )
         return {"PipelineParameters": [{"Name": item["Name"], "Value": item["Value"]} for item in parameters], **token}
 
@@ -354,13 +389,17 @@ class Pipelines:
                         pending += if_steps if execution.properties[step.name]["Outcome"] else else_steps
                 running = sum(not step.ended for step in execution.steps)
                 may_start = not (execution.stop_requested or execution.failure or self._closed)
-                ready = [step for step in pending if pipeline_definition.dependencies(step) <= execution.properties.keys()]
+                ready = [
+                    step for step in pending if pipeline_definition.dependencies(step) <= execution.properties.keys()
+                ]
                 for step in ready[: limit - running] if may_start else []:
                     pending.remove(step)
                     run = StepRun(step)
                     execution.steps.append(run)
                     running += 1
-                    threading.Thread(target=self._run_step, args=(execution, run), name=f"{execution.arn}/{run.name}", daemon=True).start()
+                    threading.Thread(
+                        target=self._run_step, args=(execution, run), name=f"{execution.arn}/{run.name}", daemon=True
+                    ).start()
                 if running == 0:
                     break
                 changed.wait()
@@ -368,7 +407,13 @@ class Pipelines:
             before = execution.record["PipelineExecutionStatus"]
             if execution.failure is not None:
                 execution.record["FailureReason"] = execution.failure[:LONGEST_EXECUTION_REASON]
-            status = "Stopped" if execution.stop_requested or self._closed else "Failed" if execution.failure is not None else "Succeeded"
+            status = (
+                "Stopped"
+                if execution.stop_requested or self._closed
+                else "Failed"
+                if execution.failure is not None
+                else "Succeeded"
+            )
             self._set_execution_status(execution, status)
         self._emit_execution(execution, before)
 
@@ -388,7 +433,10 @@ class Pipelines:
             end = {"StepStatus": "Failed", "FailureReason": f"ClientError: {error}"[:LONGEST_STEP_REASON]}
         except Exception as error:
             log.exception("step %s of %s", run.name, execution.arn)
-            end = {"StepStatus": "Failed", "FailureReason": f"InternalServerError: {type(error).__name__}: {error}"[:LONGEST_STEP_REASON]}
+            end = {
+                "StepStatus": "Failed",
+                "FailureReason": f"InternalServerError: {type(error).__name__}: {error}"[:LONGEST_STEP_REASON],
+            }
         with self._service.changed:
             if properties is not None:
                 execution.properties[run.name] = properties
@@ -396,7 +444,9 @@ class Pipelines:
                 reason = end["FailureReason"]
                 # AWS says the first sentence only; the reason is what one needs to know.
                 execution.failure = (
-                    reason if run.step["Type"] == "Fail" else f"Step failure: One or multiple steps failed. {run.name}: {reason}"
+                    reason
+                    if run.step["Type"] == "Fail"
+                    else f"Step failure: One or multiple steps failed. {run.name}: {reason}"
                 )
         self._set_step(execution, run, {**end, "EndTime": now()})
 
@@ -405,11 +455,14 @@ class Pipelines:
         step, kind = run.step, run.step["Type"]
         context = self._context(execution)
         if kind == "Condition":
-            outcome = all([expressions.holds(condition, context) for condition in step["Arguments"]["Conditions"]])
+            outcomes = [expressions.holds(condition, context) for condition in step["Arguments"]["Conditions"]]
+            outcome = all(outcomes)
             self._set_step(execution, run, {"Metadata": {"Condition": {"Outcome": str(outcome)}}})
             return {"Outcome": outcome}
         if kind not in STEP_TYPES:
-            raise StepFailed(f"ClientError: steps of type '{kind}' do not run on local AWS; the types are {', '.join(STEP_TYPES)}")
+            raise StepFailed(
+                f"ClientError: steps of type '{kind}' do not run on local AWS; the types are {', '.join(STEP_TYPES)}"
+            )
         arguments = expressions.evaluate(pipeline_definition.own_arguments(step), context)
         if kind == "Fail":
             message = expressions.to_text(arguments.get("ErrorMessage", ""))
@@ -440,7 +493,11 @@ class Pipelines:
         if execution.stop_requested:
             raise StepStopped
         if status != "Completed":
-            reason = job.get("FailureReason") or job.get("ExitMessage") or f"The {kind.lower()} job {name} ended with status {status}"
+            reason = (
+                job.get("FailureReason")
+                or job.get("ExitMessage")
+                or f"The {kind.lower()} job {name} ended with status {status}"
+            )
             raise StepFailed(reason, _fault_of_reason(reason))
         return job
 
@@ -471,7 +528,9 @@ class Pipelines:
         except ValidationException as error:
             raise StepFailed(f"ClientError: {error.message} (request of sagemaker:{operation})") from None
         except (ClientError, BotoCoreError) as error:
-            raise StepFailed(f"ClientError: Failed to invoke sagemaker:{operation}. Error Details: {error}", _fault_of_error(error)) from None
+            raise StepFailed(
+                f"ClientError: Failed to invoke sagemaker:{operation}. Error Details: {error}", _fault_of_error(error)
+            ) from None
         response.pop("ResponseMetadata", None)
         return response
 
@@ -513,11 +572,15 @@ class Pipelines:
                 raise ExpressionError(f"cannot read {uri}: {error}") from None
 
         def property_file(step: str, name: str) -> str:
-            definition = next(item for item in pipeline_definition.all_steps(execution.definition["Steps"]) if item["Name"] == step)
+            definition = next(
+                item for item in pipeline_definition.all_steps(execution.definition["Steps"]) if item["Name"] == step
+            )
             file = next(item for item in definition["PropertyFiles"] if item["PropertyFileName"] == name)
             if step not in steps:
                 raise ExpressionError(f"property file '{name}': step '{step}' has not succeeded (yet)")
-            output = expressions.follow(steps[step], f"ProcessingOutputConfig.Outputs['{file['OutputName']}'].S3Output.S3Uri", f"step '{step}'")
+            output = expressions.follow(
+                steps[step], f"ProcessingOutputConfig.Outputs['{file['OutputName']}'].S3Output.S3Uri", f"step '{step}'"
+            )
             return text_at(f"{output.rstrip('/')}/{file['FilePath']}")
 
         return expressions.Context(
@@ -530,7 +593,9 @@ class Pipelines:
 
     # ------------------------------------------------------------------ retries and cache
 
-    def _with_retries(self, execution: Execution, run: StepRun, attempt: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _with_retries(
+        self, execution: Execution, run: StepRun, attempt: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
         """Run an attempt, again as often as the step's retry policies say for what went wrong."""
         started, used = time.monotonic(), [0] * len(run.step.get("RetryPolicies", []))
         while True:
@@ -538,7 +603,12 @@ class Pipelines:
                 return attempt()
             except StepFailed as failure:
                 place = next(
-                    (place for place, policy in enumerate(run.step.get("RetryPolicies", [])) if failure.fault in policy["ExceptionType"]), None
+                    (
+                        place
+                        for place, policy in enumerate(run.step.get("RetryPolicies", []))
+                        if failure.fault in policy["ExceptionType"]
+                    ),
+                    None,
                 )
                 if place is None or failure.fault is None:
                     raise
@@ -578,7 +648,12 @@ class Pipelines:
         if run.step["Type"] in CACHE_KEYS:
             with self._service.changed:
                 key = self._cache_key(execution, run, arguments)
-                self._cache[key] = (now(), execution.arn, copy.deepcopy(properties), copy.deepcopy(run.record["Metadata"]))
+                self._cache[key] = (
+                    now(),
+                    execution.arn,
+                    copy.deepcopy(properties),
+                    copy.deepcopy(run.record["Metadata"]),
+                )
 
     # ------------------------------------------------------------------ status and events
 
@@ -637,9 +712,15 @@ def parameter_values(definition: dict[str, Any], given: list[dict[str, str]]) ->
     declared = {parameter["Name"]: parameter for parameter in definition.get("Parameters", [])}
     texts = {item["Name"]: item["Value"] for item in given}
     problems = [
-        f"Unknown parameter '{name}'; the pipeline's parameters are {', '.join(declared) or 'none'}" for name in texts if name not in declared
+        f"Unknown parameter '{name}'; the pipeline's parameters are {', '.join(declared) or 'none'}"
+        for name in texts
+        if name not in declared
     ]
-    problems += [f"Parameter '{item['Name']}' is given twice" for place, item in enumerate(given) if item["Name"] in [other["Name"] for other in given[:place]]]
+    problems += [
+        f"Parameter '{item['Name']}' is given twice"
+        for place, item in enumerate(given)
+        if item["Name"] in [other["Name"] for other in given[:place]]
+    ]
     values = {}
     for name, parameter in declared.items():
         if name not in texts and "DefaultValue" not in parameter:
@@ -652,7 +733,9 @@ def parameter_values(definition: dict[str, Any], given: list[dict[str, str]]) ->
             continue
         allowed = parameter.get("EnumValues")
         if allowed is not None and values[name] not in allowed:
-            problems.append(f"Parameter '{name}' is '{values[name]}', and must be one of {', '.join(map(str, allowed))}")
+            problems.append(
+                f"Parameter '{name}' is '{values[name]}', and must be one of {', '.join(map(str, allowed))}"
+            )
     if problems:
         raise ValidationException("; ".join(problems))
     return values
@@ -677,9 +760,13 @@ def duration(text: str) -> datetime.timedelta:
     units = r"(?:(\d+)Y)?(?:(\d+)M)?(?:(\d+)W)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?"
     match = re.fullmatch(f"P?{units}", text, re.IGNORECASE)
     if match is None or not any(match.groups()):
-        raise StepFailed(f"ClientError: CacheConfig.ExpireAfter '{text}' is not an ISO 8601 duration such as P30D or PT12H")
+        raise StepFailed(
+            f"ClientError: CacheConfig.ExpireAfter '{text}' is not an ISO 8601 duration such as P30D or PT12H"
+        )
     years, months, weeks, days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return datetime.timedelta(days=365 * years + 30 * months + 7 * weeks + days, hours=hours, minutes=minutes, seconds=seconds)
+    return datetime.timedelta(
+        days=365 * years + 30 * months + 7 * weeks + days, hours=hours, minutes=minutes, seconds=seconds
+    )
 
 
 def boto3_name(operation: str) -> str:
@@ -699,7 +786,11 @@ def _as_text(arguments: Request) -> Request:
     changed = {field: texts(arguments[field]) for field in ("HyperParameters", "Environment") if field in arguments}
     for field in ("AppSpecification", "AlgorithmSpecification"):
         if field in arguments:
-            commands = {key: texts(arguments[field][key]) for key in ("ContainerEntrypoint", "ContainerArguments") if key in arguments[field]}
+            commands = {
+                key: texts(arguments[field][key])
+                for key in ("ContainerEntrypoint", "ContainerArguments")
+                if key in arguments[field]
+            }
             changed[field] = {**arguments[field], **commands}
     return {**arguments, **changed}
 

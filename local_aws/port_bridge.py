@@ -3,11 +3,11 @@
 Run inside the container: python3 -I -S port_bridge.py SOCKET PORT -- COMMAND ...   Ends with the command's exit code.
 """
 
-import os
 import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 
 def pump(source: socket.socket, target: socket.socket) -> None:
@@ -34,8 +34,7 @@ def serve(listener: socket.socket, port: int) -> None:
 
 def main() -> None:
     path, port, _, *command = sys.argv[1:]
-    if os.path.exists(path):
-        os.unlink(path)
+    Path(path).unlink(missing_ok=True)  # of the process before, if this one is a restart
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path)
     listener.listen()

@@ -63,7 +63,9 @@ class Registry:
 
     def model(self, name: str) -> Record:
         """A model's record. Raises ValidationException if there is none."""
-        return self._get(self._models, name_in(name), f'Could not find model "{self._service.arn("model/" + name_in(name))}".')
+        return self._get(
+            self._models, name_in(name), f'Could not find model "{self._service.arn("model/" + name_in(name))}".'
+        )
 
     def container(self, model: Record) -> Record:
         """The container that a model serves: that of its model package, if it names one, with the model's own Environment on top."""
@@ -96,7 +98,9 @@ class Registry:
         with self._service.changed:
             left = [package for package in self._packages.values() if package.get("ModelPackageGroupName") == name]
         if left:
-            raise ConflictException(f"Model package group {name} still holds {len(left)} model packages; delete them first")
+            raise ConflictException(
+                f"Model package group {name} still holds {len(left)} model packages; delete them first"
+            )
         self._remove(self._groups, name, "model package group", "ModelPackageGroupArn")
         return {}
 
@@ -107,15 +111,25 @@ class Registry:
 
     def _group(self, name: str) -> Record:
         name = name_in(name)
-        return self._get(self._groups, name, f"Model Package Group {self._service.arn('model-package-group/' + name)} does not exist.")
+        return self._get(
+            self._groups,
+            name,
+            f"Model Package Group {self._service.arn('model-package-group/' + name)} does not exist.",
+        )
 
     # ------------------------------------------------------------------ model packages
 
     def create_model_package(self, request: Request) -> Response:
         if ("ModelPackageName" in request) == ("ModelPackageGroupName" in request):
-            raise ValidationException("A model package needs one of ModelPackageName and ModelPackageGroupName (a version of that group)")
+            raise ValidationException(
+                "A model package needs one of ModelPackageName and ModelPackageGroupName (a version of that group)"
+            )
         containers = request.get("InferenceSpecification", {}).get("Containers", [])
-        problems = [] if containers else ["InferenceSpecification.Containers is missing: a model package names the image that serves it"]
+        problems = (
+            []
+            if containers
+            else ["InferenceSpecification.Containers is missing: a model package names the image that serves it"]
+        )
         for position, container in enumerate(containers, start=1):
             problems += _container_problems(container, f"InferenceSpecification.Containers[{position}]")
         if problems:
@@ -162,7 +176,12 @@ class Registry:
     def update_model_package(self, request: Request) -> Response:
         arn = request["ModelPackageArn"]
         self.package(arn)
-        changed = ("ModelApprovalStatus", "ApprovalDescription", "ModelPackageRegistrationType", "InferenceSpecification")
+        changed = (
+            "ModelApprovalStatus",
+            "ApprovalDescription",
+            "ModelPackageRegistrationType",
+            "InferenceSpecification",
+        )
         changed += ("SourceUri", "ModelCard", "ModelLifeCycle")
         with self._service.changed:
             package = self._packages[arn]
@@ -176,7 +195,12 @@ class Registry:
         return {"ModelPackageArn": arn}
 
     def delete_model_package(self, request: Request) -> Response:
-        self._remove(self._packages, self.package(request["ModelPackageName"])["ModelPackageArn"], "model package", "ModelPackageArn")
+        self._remove(
+            self._packages,
+            self.package(request["ModelPackageName"])["ModelPackageArn"],
+            "model package",
+            "ModelPackageArn",
+        )
         return {}
 
     def package(self, name_or_arn: str) -> Record:
@@ -186,7 +210,13 @@ class Registry:
 
     def _emit_package(self, arn: str) -> None:
         package = self.package(arn)
-        shown = ("ModelPackageGroupName", "ModelPackageVersion", "ModelPackageArn", "ModelPackageDescription", "CreationTime")
+        shown = (
+            "ModelPackageGroupName",
+            "ModelPackageVersion",
+            "ModelPackageArn",
+            "ModelPackageDescription",
+            "CreationTime",
+        )
         shown += ("InferenceSpecification", "ModelPackageStatus", "ModelPackageStatusDetails", "ModelApprovalStatus")
         shown += ("ApprovalDescription", "CustomerMetadataProperties", "MetadataProperties", "LastModifiedTime")
         detail = {field: package[field] for field in shown if field in package}
@@ -214,7 +244,9 @@ class Registry:
         return {"EndpointConfigs": items, **token}
 
     def delete_endpoint_config(self, request: Request) -> Response:
-        self._remove(self._endpoint_configs, request["EndpointConfigName"], "endpoint configuration", "EndpointConfigArn")
+        self._remove(
+            self._endpoint_configs, request["EndpointConfigName"], "endpoint configuration", "EndpointConfigArn"
+        )
         return {}
 
     def endpoint_config(self, name: str) -> Record:
@@ -252,7 +284,7 @@ class Registry:
         arn = next(value for field, value in fields.items() if field.endswith("Arn"))
         with self._service.changed:
             if key in store:
-                raise ValidationException(f"Cannot create already existing {what} \"{arn}\".")
+                raise ValidationException(f'Cannot create already existing {what} "{arn}".')
             record = {**copy.deepcopy(request), **fields, "CreationTime": now(), "LastModifiedTime": now()}
             record.pop("Tags", None)
             store[key] = record
@@ -285,9 +317,13 @@ def _container_problems(container: Record, where: str) -> list[str]:
     if "ModelDataUrl" in container:
         problems.append(f"{where} has both ModelDataUrl and ModelDataSource; use one")
     if source["S3DataType"] == "S3Prefix" and not source["S3Uri"].endswith("/"):
-        problems.append(f"{where}.ModelDataSource.S3DataSource.S3Uri '{source['S3Uri']}' is a prefix (S3Prefix) and must end with a slash (/)")
+        problems.append(
+            f"{where}.ModelDataSource.S3DataSource.S3Uri '{source['S3Uri']}' is a prefix (S3Prefix) and must end with a slash (/)"
+        )
     if source["S3DataType"] == "S3Object" and source["CompressionType"] == "None" and source["S3Uri"].endswith("/"):
-        problems.append(f"{where}.ModelDataSource.S3DataSource.S3Uri '{source['S3Uri']}' is an object (S3Object) and must not end with a slash")
+        problems.append(
+            f"{where}.ModelDataSource.S3DataSource.S3Uri '{source['S3Uri']}' is an object (S3Object) and must not end with a slash"
+        )
     return problems
 
 

@@ -9,6 +9,7 @@ import botocore
 from moto.core.common_types import TYPE_RESPONSE
 from moto.core.responses import ActionResult, EmptyResult
 from moto.core.utils import camelcase_to_underscores
+from moto.sagemaker.exceptions import SagemakerClientError
 from moto.sagemaker.responses import SageMakerResponse
 from moto.sagemakerruntime.responses import SageMakerRuntimeResponse
 
@@ -17,7 +18,15 @@ from local_aws.jobs import Jobs
 from local_aws.object_store import ObjectStore
 from local_aws.pipelines import Pipelines
 from local_aws.registry import Registry
-from local_aws.sagemaker_api import Request, Response, Service, ValidationException, service_model, validate
+from local_aws.sagemaker_api import (
+    Request,
+    Response,
+    Service,
+    ServiceError,
+    ValidationException,
+    service_model,
+    validate,
+)
 from local_aws.settings import Settings
 
 TAG_OPERATIONS = ("AddTags", "ListTags", "DeleteTags")
@@ -86,7 +95,7 @@ def shutdown() -> None:
 def call(operation: str, request: Request) -> Response:
     """Answer a SageMaker request of this process, for example call("StartPipelineExecution", {"PipelineName": ...}).
 
-    Raises moto's ServiceException (sagemaker_api's errors) with `code` and `message`.
+    Raises sagemaker_api.ServiceError with `code` and `message`.
     """
     assert _current is not None, "call install() first"
     return _current.call(operation, request)
@@ -95,16 +104,25 @@ def call(operation: str, request: Request) -> Response:
 def _handler(sagemaker: SageMaker, operation: str, moto_handler: Any) -> Callable[[SageMakerResponse], ActionResult]:
     def handle(response: SageMakerResponse) -> ActionResult:
         try:
-            request = json.loads(response.raw_body or b"{}")
-        except ValueError as error:
-            raise ValidationException(f"The request is not JSON: {error}") from None
-        if operation in TAG_OPERATIONS and request.get("ResourceArn") not in sagemaker.service.tags:
-            result: ActionResult = moto_handler(response)  # a resource that only moto knows
-            return result
-        answer = sagemaker.call(operation, request)
+            request = _json(response.raw_body)
+            if operation in TAG_OPERATIONS and request.get("ResourceArn") not in sagemaker.service.tags:
+                return moto_handler(response)  # a resource that only moto knows
+            answer = sagemaker.call(operation, request)
+        except ServiceError as error:
+            raise SagemakerClientError(error.code, error.message) from None
         return ActionResult(answer) if answer else EmptyResult()
 
     return handle
+
+
+def _json(body: bytes) -> Request:
+    try:
+        request = json.loads(body or b"{}")
+    except ValueError as error:
+        raise ValidationException(f"The request is not JSON: {error}") from None
+    if not isinstance(request, dict):
+        raise ValidationException(f"The request must be a JSON object, and is {type(request).__name__}")
+    return request
 
 
 def _invoke_endpoint(response: SageMakerRuntimeResponse) -> TYPE_RESPONSE:

@@ -12,7 +12,6 @@ from typing import Any
 
 import botocore.session
 from botocore.model import ListShape, MapShape, ServiceModel, Shape, StructureShape
-from moto.core.exceptions import ServiceException
 
 from local_aws import events
 from local_aws.settings import Settings
@@ -21,25 +20,35 @@ Request = dict[str, Any]
 Response = dict[str, Any]
 
 
-class ValidationException(ServiceException):
+class ServiceError(Exception):
+    """An error of the API: `code` is AWS's name for it."""
+
+    code = "InternalFailure"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ValidationException(ServiceError):
     """The request is wrong; the message names the field, the value and what is allowed."""
 
     code = "ValidationException"
 
 
-class ResourceInUse(ServiceException):
+class ResourceInUse(ServiceError):
     """A resource with that name is there already, or something still uses it."""
 
     code = "ResourceInUse"
 
 
-class ResourceNotFound(ServiceException):
+class ResourceNotFound(ServiceError):
     """No resource has that name."""
 
     code = "ResourceNotFound"
 
 
-class ConflictException(ServiceException):
+class ConflictException(ServiceError):
     """The resource is in a state that does not allow the request."""
 
     code = "ConflictException"
@@ -222,7 +231,9 @@ def page(
     try:
         start = int(request.get("NextToken") or 0)
     except ValueError:
-        raise ValidationException(f"Invalid NextToken '{request['NextToken']}'; use the one that the last page returned") from None
+        raise ValidationException(
+            f"Invalid NextToken '{request['NextToken']}'; use the one that the last page returned"
+        ) from None
     end = start + request.get("MaxResults", 100)
     return kept[start:end], ({"NextToken": str(end)} if end < len(kept) else {})
 

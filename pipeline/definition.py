@@ -160,6 +160,7 @@ def prepare_data(settings: Settings, parameters: Parameters) -> RequestStep:
             "--test_split_ratio", str(dataset.test_split_ratio),
             "--train_data_split_seed", str(dataset.train_data_split_seed),
             "--publish_to", "s3://${ArtifactBucket}/datasets",
+            "--base_model_uri", base_model_uri(settings),
         ],
         inputs={"raw": Join(on="/", values=["s3:/", "${RawBucket}", parameters.dataset_manifest])},
         input_types={"raw": "ManifestFile"},

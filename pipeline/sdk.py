@@ -5,6 +5,7 @@ Nothing here reaches the network or reads credentials, and the same input gives 
 """
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -30,6 +31,10 @@ from sagemaker.mlops.workflow.steps import CacheConfig, ConfigurableRetryStep, S
 from config.settings import Images
 
 Request = dict[str, Any]
+
+# The SDK turns on the INFO log of everything at import; a synth says nothing unless something is wrong.
+for _noisy in ("botocore", "sagemaker"):
+    logging.getLogger(_noisy).setLevel(logging.WARNING)
 
 # Faults of the service and of its capacity pass with time; an error of our own code does not and is not retried.
 RETRY_POLICIES = (

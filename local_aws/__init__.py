@@ -1,0 +1,80 @@
+"""AWS on this machine: moto's server, with SageMaker jobs, pipelines and endpoints that really run, events that arrive
+and schedules that fire. `start` gives a running one; `python -m local_aws` is the same from a shell."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+STOP_SECONDS = 30  # for jobs and endpoints to end before the server is killed
+READY = "local AWS is ready at "
+
+
+class LocalAwsError(Exception):
+    """Local AWS did not start; the message holds the end of its log."""
+
+
+@dataclass
+class LocalAws:
+    """A running local AWS: its URL (give it to any client as the endpoint) and its process."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def stop(self) -> None:
+        """End it with everything that runs in it; returns when all is gone."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()  # its containers die with it
+                self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def __enter__(self) -> "LocalAws":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def start(root: Path, images: dict[str, Path], port: int = 0) -> LocalAws:
+    """Start local AWS as a process of its own and wait until it answers; `port` 0 takes a free one.
+
+    Raises LocalAwsError with the end of its log if it does not come up.
+    """
+    command = [sys.executable, "-m", "local_aws", "--port", str(port), "--root", str(root)]
+    for name, folder in images.items():
+        command += ["--image", f"{name}={folder}"]
+    package_parent = str(Path(__file__).parent.parent)
+    root.mkdir(parents=True, exist_ok=True)
+    log = root / "server.log"
+    with log.open("a", encoding="utf-8") as log_file:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            text=True,
+            env={**os.environ, "PYTHONPATH": package_parent},
+            # Ctrl-C in the terminal goes to who started us, who then stops us in order.
+            start_new_session=True,
+        )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line.startswith(READY):
+        process.kill()
+        process.wait()
+        tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-20:])
+        raise LocalAwsError(f"local AWS did not start; the end of {log}:\n{tail}")
+    return LocalAws(line.removeprefix(READY).strip(), process)

@@ -1,0 +1,37 @@
+"""python -m local_aws --port 4566 --root DIR --image huggingface-pytorch-training=.venv-steps"""
+
+import argparse
+import os
+from pathlib import Path
+
+from local_aws import server
+
+
+def image(text: str) -> tuple[str, Path]:
+    name, _, folder = text.partition("=")
+    # Not resolved: the python of a virtual environment is a link, and the link is what makes it the environment's.
+    path = Path(folder).absolute()
+    if not name or not (path / "bin").is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not REPOSITORY=FOLDER with a folder that holds bin/")
+    return name, path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m local_aws", description="AWS on this machine, on localhost only.")
+    parser.add_argument("--port", type=int, default=4566, help="port on localhost; 0 takes a free one (default 4566)")
+    parser.add_argument("--root", type=Path, default=Path("build/local_aws"), help="folder for jobs, logs and objects")
+    parser.add_argument(
+        "--image",
+        type=image,
+        action="append",
+        default=[],
+        metavar="REPOSITORY=FOLDER",
+        help="folder whose bin/ plays the container image of that repository name; repeat it",
+    )
+    parser.add_argument("--region", default=os.environ.get("AWS_DEFAULT_REGION", "us-east-1"))
+    options = parser.parse_args()
+    server.serve(options.root.absolute(), dict(options.image), options.port, options.region)
+
+
+if __name__ == "__main__":
+    main()

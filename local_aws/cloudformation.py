@@ -1,0 +1,419 @@
+"""CloudFormation: the resource types that moto skips or thins out, made real; and no type skipped in silence.
+
+A type that neither moto nor this module knows is refused by name when the change set is made, as AWS does. A resource
+that cannot be created rolls the stack back, with the reason in its events, where the CDK CLI reads it.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from moto.cloudformation import models as stack_models
+from moto.cloudformation import parsing
+from moto.cloudformation.exceptions import ValidationError
+from moto.core.common_models import CloudFormationModel
+from moto.iam.access_control import PermissionResult
+from moto.s3.models import FakeBucket
+
+from local_aws.events import client
+from local_aws.settings import Settings
+
+Properties = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+# Types without an effect on what runs.
+IGNORED = {"AWS::CDK::Metadata"}
+
+
+@dataclass(frozen=True)
+class Resource:
+    """What exists after a create or an update: what Ref gives, and what Fn::GetAtt can ask for."""
+
+    physical_id: str
+    attributes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ResourceType:
+    """One CloudFormation type over the service's own API.
+
+    `name_property` holds the resource's name ("" if it has none). `put(name, properties, exists)` creates or updates.
+    `properties` are those that it understands; any other one fails by name.
+    """
+
+    name: str
+    name_property: str
+    properties: frozenset[str]
+    put: Callable[[str, Properties, bool], Resource]
+    delete: Callable[[str, Properties], None]
+
+
+# ---------------------------------------------------------------- the types
+
+
+def put_bucket(name: str, properties: Properties, exists: bool) -> Resource:
+    s3 = client("s3")
+    region = s3.meta.region_name
+    if not exists:
+        location = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        s3.create_bucket(Bucket=name, **location)
+    if "BucketEncryption" in properties:
+        rules = [
+            {
+                "ApplyServerSideEncryptionByDefault": rule["ServerSideEncryptionByDefault"],
+                "BucketKeyEnabled": _boolean(rule.get("BucketKeyEnabled", False)),
+            }
+            for rule in properties["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+        ]
+        s3.put_bucket_encryption(Bucket=name, ServerSideEncryptionConfiguration={"Rules": rules})
+    if "VersioningConfiguration" in properties:
+        s3.put_bucket_versioning(Bucket=name, VersioningConfiguration=properties["VersioningConfiguration"])
+    if "PublicAccessBlockConfiguration" in properties:
+        block = {key: _boolean(value) for key, value in properties["PublicAccessBlockConfiguration"].items()}
+        s3.put_public_access_block(Bucket=name, PublicAccessBlockConfiguration=block)
+    if "OwnershipControls" in properties:
+        s3.put_bucket_ownership_controls(Bucket=name, OwnershipControls=properties["OwnershipControls"])
+    if "LifecycleConfiguration" in properties:
+        rules = [_lifecycle_rule(rule) for rule in properties["LifecycleConfiguration"]["Rules"]]
+        s3.put_bucket_lifecycle_configuration(Bucket=name, LifecycleConfiguration={"Rules": rules})
+    if "NotificationConfiguration" in properties:
+        wanted = properties["NotificationConfiguration"]
+        if unknown := wanted.keys() - {"EventBridgeConfiguration"}:
+            raise ValueError(f"NotificationConfiguration.{', '.join(sorted(unknown))} is not implemented")
+        bridge = _boolean(wanted["EventBridgeConfiguration"].get("EventBridgeEnabled", True))
+        configuration: Properties = {"EventBridgeConfiguration": {}} if bridge else {}
+        s3.put_bucket_notification_configuration(Bucket=name, NotificationConfiguration=configuration)
+    if "Tags" in properties:
+        s3.put_bucket_tagging(Bucket=name, Tagging={"TagSet": properties["Tags"]})
+    return Resource(
+        name,
+        {
+            "Arn": f"arn:aws:s3:::{name}",
+            "DomainName": f"{name}.s3.amazonaws.com",
+            "RegionalDomainName": f"{name}.s3.{region}.amazonaws.com",
+        },
+    )
+
+
+def _lifecycle_rule(rule: Properties) -> Properties:
+    """CloudFormation's form of a lifecycle rule as the API's."""
+    names = {
+        "Status": "Status",
+        "NoncurrentVersionExpiration": "NoncurrentVersionExpiration",
+        "AbortIncompleteMultipartUpload": "AbortIncompleteMultipartUpload",
+    }
+    converted: Properties = {names[key]: value for key, value in rule.items() if key in names}
+    converted["Filter"] = {"Prefix": rule.get("Prefix", "")}
+    if "Id" in rule:
+        converted["ID"] = rule["Id"]
+    expiration = {
+        api: rule[key]
+        for key, api in (("ExpirationInDays", "Days"), ("ExpiredObjectDeleteMarker", "ExpiredObjectDeleteMarker"))
+        if key in rule
+    }
+    if expiration:
+        converted["Expiration"] = expiration
+    known = {*names, "Prefix", "Id", "ExpirationInDays", "ExpiredObjectDeleteMarker"}
+    if unknown := rule.keys() - known:
+        raise ValueError(f"LifecycleConfiguration rule: {', '.join(sorted(unknown))} is not implemented")
+    return converted
+
+
+def put_bucket_policy(name: str, properties: Properties, exists: bool) -> Resource:
+    client("s3").put_bucket_policy(Bucket=properties["Bucket"], Policy=json.dumps(properties["PolicyDocument"]))
+    return Resource(properties["Bucket"])
+
+
+def put_pipeline(name: str, properties: Properties, exists: bool) -> Resource:
+    definition = properties["PipelineDefinition"]
+    if isinstance(definition, str):
+        definition = json.loads(definition)
+    request: Properties = {
+        "PipelineName": name,
+        "RoleArn": properties["RoleArn"],
+        **{
+            key: properties[key]
+            for key in ("PipelineDisplayName", "PipelineDescription", "ParallelismConfiguration")
+            if key in properties
+        },
+    }
+    if "PipelineDefinitionBody" in definition:
+        request["PipelineDefinition"] = definition["PipelineDefinitionBody"]
+    else:
+        request["PipelineDefinitionS3Location"] = {
+            key: value
+            for key, value in definition["PipelineDefinitionS3Location"].items()
+            if key in ("Bucket", "Key", "Version")
+        }
+        location = request["PipelineDefinitionS3Location"]
+        location["ObjectKey"] = location.pop("Key")
+        location["VersionId"] = location.pop("Version", None)
+    sagemaker = client("sagemaker")
+    if exists:
+        sagemaker.update_pipeline(**request)
+    else:
+        sagemaker.create_pipeline(**request, Tags=properties.get("Tags", []))
+    return Resource(name)
+
+
+def put_model_package_group(name: str, properties: Properties, exists: bool) -> Resource:
+    sagemaker = client("sagemaker")
+    if not exists:
+        sagemaker.create_model_package_group(
+            ModelPackageGroupName=name,
+            ModelPackageGroupDescription=properties.get("ModelPackageGroupDescription", name),
+            Tags=properties.get("Tags", []),
+        )
+    arn = sagemaker.describe_model_package_group(ModelPackageGroupName=name)["ModelPackageGroupArn"]
+    return Resource(arn, {"ModelPackageGroupArn": arn})
+
+
+def put_schedule(name: str, properties: Properties, exists: bool) -> Resource:
+    scheduler = client("scheduler")
+    request = {key: value for key, value in properties.items() if key != "Name"}
+    answer = (scheduler.update_schedule if exists else scheduler.create_schedule)(Name=name, **request)
+    return Resource(name, {"Arn": answer["ScheduleArn"]})
+
+
+def put_topic_policy(name: str, properties: Properties, exists: bool) -> Resource:
+    for topic in properties["Topics"]:
+        document = json.dumps(properties["PolicyDocument"])
+        client("sns").set_topic_attributes(TopicArn=topic, AttributeName="Policy", AttributeValue=document)
+    return Resource(name)
+
+
+def put_subscription(name: str, properties: Properties, exists: bool) -> Resource:
+    answer = client("sns").subscribe(
+        TopicArn=properties["TopicArn"],
+        Protocol=properties["Protocol"],
+        Endpoint=properties["Endpoint"],
+        ReturnSubscriptionArn=True,
+    )
+    return Resource(answer["SubscriptionArn"])
+
+
+def put_queue_policy(name: str, properties: Properties, exists: bool) -> Resource:
+    for queue in properties["Queues"]:
+        client("sqs").set_queue_attributes(
+            QueueUrl=queue, Attributes={"Policy": json.dumps(properties["PolicyDocument"])}
+        )
+    return Resource(name)
+
+
+def put_alarm(name: str, properties: Properties, exists: bool) -> Resource:
+    numbers = {"Threshold": float, "Period": int, "EvaluationPeriods": int, "DatapointsToAlarm": int}
+    request = {key: numbers[key](value) if key in numbers else value for key, value in properties.items()}
+    request["AlarmName"] = name
+    cloudwatch = client("cloudwatch")
+    cloudwatch.put_metric_alarm(**request)
+    arn = cloudwatch.describe_alarms(AlarmNames=[name])["MetricAlarms"][0]["AlarmArn"]
+    return Resource(name, {"Arn": arn})
+
+
+def _nothing_to_delete(physical_id: str, properties: Properties) -> None:
+    """What it was part of is deleted with it."""
+
+
+def _type(name: str, name_property: str, properties: str, put: Any, delete: Any = _nothing_to_delete) -> ResourceType:
+    return ResourceType(name, name_property, frozenset(properties.split()), put, delete)
+
+
+TYPES = [
+    _type(
+        "AWS::S3::Bucket",
+        "BucketName",
+        "BucketName BucketEncryption VersioningConfiguration PublicAccessBlockConfiguration OwnershipControls "
+        "LifecycleConfiguration NotificationConfiguration Tags AccessControl",
+        put_bucket,
+        lambda id_, _: client("s3").delete_bucket(Bucket=id_),
+    ),
+    _type(
+        "AWS::S3::BucketPolicy",
+        "",
+        "Bucket PolicyDocument",
+        put_bucket_policy,
+        lambda id_, _: client("s3").delete_bucket_policy(Bucket=id_),
+    ),
+    _type(
+        "AWS::SageMaker::Pipeline",
+        "PipelineName",
+        "PipelineName PipelineDefinition PipelineDisplayName PipelineDescription ParallelismConfiguration RoleArn Tags",
+        put_pipeline,
+        lambda id_, _: client("sagemaker").delete_pipeline(PipelineName=id_),
+    ),
+    _type(
+        "AWS::SageMaker::ModelPackageGroup",
+        "ModelPackageGroupName",
+        "ModelPackageGroupName ModelPackageGroupDescription Tags",
+        put_model_package_group,
+        lambda id_, _: client("sagemaker").delete_model_package_group(ModelPackageGroupName=id_.rsplit("/", 1)[-1]),
+    ),
+    _type(
+        "AWS::Scheduler::Schedule",
+        "Name",
+        "Name Description ScheduleExpression ScheduleExpressionTimezone FlexibleTimeWindow Target State GroupName "
+        "StartDate EndDate",
+        put_schedule,
+        lambda id_, properties: client("scheduler").delete_schedule(
+            Name=id_, **({"GroupName": properties["GroupName"]} if "GroupName" in properties else {})
+        ),
+    ),
+    _type("AWS::SNS::TopicPolicy", "", "Topics PolicyDocument", put_topic_policy),
+    _type(
+        "AWS::SNS::Subscription",
+        "",
+        "TopicArn Protocol Endpoint",
+        put_subscription,
+        lambda id_, _: client("sns").unsubscribe(SubscriptionArn=id_),
+    ),
+    _type("AWS::SQS::QueuePolicy", "", "Queues PolicyDocument", put_queue_policy),
+    _type(
+        "AWS::CloudWatch::Alarm",
+        "AlarmName",
+        "AlarmName AlarmDescription AlarmActions OKActions InsufficientDataActions ActionsEnabled MetricName Namespace "
+        "Statistic ExtendedStatistic Dimensions Period Unit EvaluationPeriods DatapointsToAlarm Threshold "
+        "ComparisonOperator TreatMissingData Metrics Tags",
+        put_alarm,
+        lambda id_, _: client("cloudwatch").delete_alarms(AlarmNames=[id_]),
+    ),
+]
+
+
+def _boolean(value: Any) -> bool:
+    return value if isinstance(value, bool) else str(value).lower() == "true"
+
+
+# ---------------------------------------------------------------- into moto
+
+
+def install(settings: Settings) -> None:
+    """Teach moto's CloudFormation our types; call it before the first stack."""
+    for resource_type in TYPES:
+        _register(resource_type)
+    for name in IGNORED:
+        _register(_type(name, "", "Analytics", lambda id_, properties, exists: Resource(id_)))
+    parsing.get_model_list.cache_clear()
+    parsing.get_model_map.cache_clear()
+    parsing.get_name_type_map.cache_clear()
+    parsing.ResourceMap.load = _checked(parsing.ResourceMap.load)
+    parsing.ResourceMap.update = _checked(parsing.ResourceMap.update)
+    stack_models.CloudFormationBackend.execute_change_set = _execute_change_set
+    # moto reads bucket policies without their conditions, so "deny what is not TLS" would deny everything. Policies are
+    # kept and can be read, but not enforced.
+    FakeBucket.get_permission = lambda self, action, resource: PermissionResult.NEUTRAL
+
+
+def _register(resource_type: ResourceType) -> None:
+    """A model class of moto's for the type; moto finds it among the subclasses of CloudFormationModel."""
+
+    def create(cls: Any, resource_name: str, cloudformation_json: Properties, *_: Any, **__: Any) -> Any:
+        return cls(_put(resource_name, cloudformation_json["Properties"], False), cloudformation_json["Properties"])
+
+    def update(
+        cls: Any, original_resource: Any, new_resource_name: str, cloudformation_json: Properties, *_: Any, **__: Any
+    ) -> Any:
+        properties = cloudformation_json["Properties"]
+        name = original_resource.physical_resource_id.rsplit("/", 1)[-1]
+        if resource_type.name_property and properties.get(resource_type.name_property, name) != name:
+            replacement = cls(_put(new_resource_name, properties, False), properties)
+            resource_type.delete(original_resource.physical_resource_id, original_resource.properties)
+            return replacement
+        return cls(_put(name, properties, True), properties)
+
+    def _put(name: str, properties: Properties, exists: bool) -> Resource:
+        if unknown := properties.keys() - resource_type.properties:
+            raise ValueError(f"{resource_type.name}: property {', '.join(sorted(unknown))} is not implemented")
+        return resource_type.put(name, properties, exists)
+
+    def initialize(self: Any, resource: Resource, properties: Properties) -> None:
+        self.resource, self.properties = resource, properties
+
+    type(
+        resource_type.name.replace("::", ""),
+        (CloudFormationModel,),
+        {
+            "__module__": __name__,
+            "__init__": initialize,
+            "physical_resource_id": property(lambda self: self.resource.physical_id),
+            "get_cfn_attribute": lambda self, attribute: self.resource.attributes[attribute],
+            "delete": lambda self, *_: resource_type.delete(self.resource.physical_id, self.properties),
+            "cloudformation_name_type": staticmethod(lambda: resource_type.name_property),
+            "cloudformation_type": staticmethod(lambda: resource_type.name),
+            "has_cfn_attr": classmethod(lambda cls, attribute: True),
+            "create_from_cloudformation_json": classmethod(create),
+            "update_from_cloudformation_json": classmethod(update),
+        },
+    )
+
+
+def _checked(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`original`, after every type in the template is known to be implemented."""
+
+    def check(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        template = arguments[0] if arguments and isinstance(arguments[0], dict) else self._template
+        unknown = [
+            f"{resource['Type']} ({logical_id})"
+            for logical_id, resource in template.get("Resources", {}).items()
+            if resource["Type"] not in parsing.get_model_map() and resource["Type"] not in parsing.NULL_MODELS
+        ]
+        if unknown:
+            raise ValidationError(
+                message=f"Template format error: Unrecognized resource types: [{', '.join(sorted(unknown))}]; "
+                "local AWS does not implement them"
+            )
+        return original(self, *arguments, **keywords)
+
+    return check
+
+
+def _execute_change_set(self: Any, change_set_name: str, stack_name: str | None = None) -> None:
+    """As moto's, but what fails ends in the stack's status and events, and what was created is taken back."""
+    change_set = next(
+        (
+            candidate
+            for id_, candidate in self.change_sets.items()
+            if change_set_name in (id_, candidate.change_set_name)
+            and (stack_name is None or stack_name in (candidate.stack.name, candidate.stack_id))
+        ),
+        None,
+    )
+    if change_set is None:
+        raise ValidationError(message=f"ChangeSet [{change_set_name}] does not exist")
+    stack = self.stacks[change_set.stack_id]
+    kind = change_set.change_set_type
+    stack._add_stack_event(f"{kind}_IN_PROGRESS", resource_status_reason="User Initiated")
+    before = set(stack.resource_map._parsed_resources)
+    stack.resource_map.cross_stack_resources = self.exports
+    try:
+        change_set.apply()
+        stack.template = change_set.template
+        stack._parse_template()
+        stack.output_map = stack._create_output_map()
+        self.exports.update({export.name: export for export in stack.exports})
+    except Exception as error:  # whatever a service says about a resource is the stack's reason
+        log.exception("stack %s: %s failed", stack.name, kind)
+        _roll_back(stack, kind, before, f"{type(error).__name__}: {error}")
+        change_set.execution_status = "EXECUTE_FAILED"
+        return
+    stack._add_stack_event(f"{kind}_COMPLETE")
+    change_set.execution_status = "EXECUTE_COMPLETE"
+    stack.status = f"{kind}_COMPLETE"
+
+
+def _roll_back(stack: Any, kind: str, before: set[str], reason: str) -> None:
+    """Delete what this change created, newest first, and say so in the stack's events."""
+    stack._add_stack_event(f"{kind}_FAILED", resource_status_reason=reason)
+    resources = stack.resource_map._parsed_resources
+    for logical_id in reversed([key for key in resources if key not in before]):
+        resource = resources.pop(logical_id)
+        if isinstance(resource, CloudFormationModel):
+            try:
+                stack.resource_map._delete_resource(resource, stack.resource_map._resource_json_map[logical_id])
+            except Exception:
+                log.exception("stack %s: %s could not be taken back", stack.name, logical_id)
+    stack.status = "ROLLBACK_COMPLETE" if kind == "CREATE" else "UPDATE_ROLLBACK_COMPLETE"
+    stack.status_reason = reason
+    stack._add_stack_event(stack.status, resource_status_reason=reason)

@@ -1,0 +1,97 @@
+"""The server: moto's application on localhost, with our rooms installed in it, and an orderly end."""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from urllib.parse import parse_qs
+
+from local_aws import READY
+from local_aws.settings import Settings
+
+ACCOUNT = "123456789012"
+# moto finds the bucket of a path-style URL only when the host has this name; it also keeps others out.
+HOST = "localhost"
+PR_SET_PDEATHSIG = 1
+
+log = logging.getLogger(__name__)
+
+
+def serve(root: Path, images: dict[str, Path], port: int, region: str) -> None:
+    """Serve until SIGINT or SIGTERM; then every job and endpoint is gone before this returns."""
+    root.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    for name in ("werkzeug", "botocore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    _die_with_parent()
+    # Keys for our own clients, and for moto's: any do here, and real ones must never be picked up.
+    os.environ.update(AWS_ACCESS_KEY_ID="local", AWS_SECRET_ACCESS_KEY="local", AWS_DEFAULT_REGION=region)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        os.environ.pop(name, None)
+
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    from local_aws import cloudformation, events, identity, sagemaker, scheduler
+
+    application = _with_clock(DomainDispatcherApplication(create_backend_app))
+    try:
+        server = make_server(HOST, port, application, threaded=True)
+    except SystemExit:  # werkzeug has told why
+        raise SystemExit(
+            f"error: port {port} on {HOST} cannot be used; choose another with --port, or 0 for a free one"
+        ) from None
+    settings = Settings(root, images, server.port, region, ACCOUNT, f"http://{HOST}:{server.port}")
+    os.environ["MOTO_PORT"] = str(server.port)
+    identity.install(settings)
+    events.install(settings)
+    cloudformation.install(settings)
+    sagemaker.install(settings)
+    scheduler.install(settings)
+
+    stopping = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+    print(f"{READY}{settings.url}", flush=True)
+    stopping.wait()
+    scheduler.shutdown()
+    sagemaker.shutdown()  # while the server still answers: a job that ends now may say so
+    server.shutdown()
+
+
+def _with_clock(application: Any) -> Any:
+    """The application, and POST /_local/clock?advance_seconds=N, which moves the scheduler's clock forward."""
+    from local_aws import scheduler
+
+    def answer(environment: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environment["PATH_INFO"] != "/_local/clock":
+            return application(environment, start_response)  # type: ignore[no-any-return]
+        query = parse_qs(environment.get("QUERY_STRING", ""))
+        try:
+            seconds = float(query["advance_seconds"][0])
+            if environment["REQUEST_METHOD"] != "POST" or not 0 <= seconds < 1e10:
+                raise ValueError
+        except (KeyError, ValueError):
+            start_response("400 Bad Request", [("Content-Type", "text/plain")])
+            return [b"use POST /_local/clock?advance_seconds=N, N from 0\n"]
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [scheduler.clock.advance(seconds).isoformat().encode() + b"\n"]
+
+    return answer
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the process that started us is gone, however it ended."""
+    if os.getppid() != 1:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
