@@ -15,7 +15,7 @@ from rich.text import Text
 
 from cli.aws import Deployment
 from cli.console import CommandError, console
-from pipeline_steps.contract import progress
+from pipeline_steps.contract.progress import Progress, parse
 
 RUNNING = ("Executing", "Stopping")
 MARKS = {"Succeeded": "[green]✔[/]", "Failed": "[red]✘[/]", "Executing": "[cyan]▶[/]", "Stopped": "[yellow]■[/]"}
@@ -34,7 +34,7 @@ class StepView:
     reason: str = ""
     job: tuple[str, str] | None = None  # (kind of job, name)
     cached: bool = False
-    progress: progress.Progress | None = None
+    progress: Progress | None = None
 
 
 @dataclass
@@ -158,7 +158,7 @@ def render(view: ExecutionView) -> Group:
     return Group(table)
 
 
-def _figures(newest: progress.Progress) -> str:
+def _figures(newest: Progress) -> str:
     figures = "  ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in newest.figures.items())
     return f"{newest.phase} {newest.done}/{newest.total}  {figures}".rstrip()
 
@@ -169,14 +169,14 @@ class LogProgress:
     def __init__(self, deployment: Deployment) -> None:
         self._logs = deployment.client("logs")
         self._tokens: dict[str, str] = {}
-        self._newest: dict[str, progress.Progress] = {}
+        self._newest: dict[str, Progress] = {}
 
-    def newest(self, step: StepView) -> progress.Progress | None:
+    def newest(self, step: StepView) -> Progress | None:
         assert step.job
         kind, job = step.job
         if step.status == "Executing" or job not in self._newest:
             for message in self._messages(LOG_GROUPS[kind], job):
-                if found := progress.parse(message):
+                if found := parse(message):
                     self._newest[job] = found
         return self._newest.get(job)
 

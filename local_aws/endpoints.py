@@ -20,7 +20,17 @@ from local_aws import identity
 from local_aws.containers import Container, ContainerError, ContainerSpec, LogStream, image_folder
 from local_aws.object_store import ObjectStore, ObjectStoreError
 from local_aws.registry import Registry
-from local_aws.sagemaker_api import Request, Response, Service, ValidationException, now, page, random_id, tags_of
+from local_aws.sagemaker_api import (
+    PRINCIPAL,
+    Request,
+    Response,
+    Service,
+    ValidationException,
+    now,
+    page,
+    random_id,
+    tags_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +138,7 @@ class Variant:
         elif "ExecutionRoleArn" in self._model:
             environment |= {
                 "AWS_ENDPOINT_URL": settings.url,
-                **identity.assume(self._model["ExecutionRoleArn"], "sagemaker.amazonaws.com"),
+                **identity.assume(self._model["ExecutionRoleArn"], PRINCIPAL),
             }
         stream = LogStream(self._log_group, self._log_stream, settings.account, settings.region)
         spec = ContainerSpec(
@@ -211,7 +221,7 @@ class Fleet:
                 variant.start()
             for variant in self.variants:
                 variant.wait_until_healthy()
-        except (EndpointFailed, ContainerError, ObjectStoreError) as error:
+        except (EndpointFailed, ContainerError, ObjectStoreError, identity.RoleError) as error:
             self.stop(SHUTDOWN_GRACE_SECONDS)
             raise EndpointFailed(str(error)) from None
         except BaseException:
@@ -436,7 +446,7 @@ class Endpoints:
                 try:
                     variant.restart()
                     variant.wait_until_healthy()
-                except (EndpointFailed, ContainerError) as error:
+                except (EndpointFailed, ContainerError, identity.RoleError) as error:
                     reason = str(error)
                     break
         with self._service.changed:

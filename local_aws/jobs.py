@@ -18,6 +18,7 @@ from local_aws import identity
 from local_aws.containers import HOST_NAME, Container, ContainerError, ContainerSpec, LogStream, image_folder
 from local_aws.object_store import ObjectStore, ObjectStoreError
 from local_aws.sagemaker_api import (
+    PRINCIPAL,
     Request,
     ResourceInUse,
     Response,
@@ -165,6 +166,7 @@ class Jobs:
     # ------------------------------------------------------------------ state
 
     def _add(self, kind: Kind, request: Request, fields: dict[str, Any]) -> Job:
+        self._service.check_role(request["RoleArn"])
         name = request[f"{kind}JobName"]
         arn = self._service.arn(f"{kind.lower()}-job/{name}")
         stopping = {"StoppingCondition": {"MaxRuntimeInSeconds": 86400}}
@@ -256,7 +258,7 @@ class Jobs:
             end = {"status": "Failed", "FailureReason": str(failure)}
         except JobStopped:
             end = {"status": "Stopped"}
-        except (ContainerError, ObjectStoreError) as error:
+        except (ContainerError, ObjectStoreError, identity.RoleError) as error:
             text = str(error)
             end = {
                 "status": "Failed",
@@ -298,7 +300,13 @@ class Jobs:
             )
         for output in outputs:
             job.local(output["S3Output"]["LocalPath"]).mkdir(parents=True, exist_ok=True)
-        configured = ("ProcessingJobArn", "ProcessingJobName", "AppSpecification", "Environment", "ProcessingInputs")
+        configured: tuple[str, ...] = (
+            "ProcessingJobArn",
+            "ProcessingJobName",
+            "AppSpecification",
+            "Environment",
+            "ProcessingInputs",
+        )
         configured += ("ProcessingOutputConfig", "ProcessingResources", "RoleArn", "StoppingCondition", "NetworkConfig")
         _write_json(
             job.folder / "config/processingjobconfig.json", {key: record[key] for key in configured if key in record}
@@ -426,7 +434,7 @@ class Jobs:
         if not isolated:  # with network isolation SageMaker gives a container no credentials either
             environment |= {
                 "AWS_ENDPOINT_URL": settings.url,
-                **identity.assume(job.record["RoleArn"], "sagemaker.amazonaws.com"),
+                **identity.assume(job.record["RoleArn"], PRINCIPAL),
             }
         group = f"/aws/sagemaker/{job.kind}Jobs"
         stream = LogStream(group, f"{job.name}/{HOST_NAME}-{int(time.time())}", settings.account, settings.region)

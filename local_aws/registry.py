@@ -44,6 +44,8 @@ class Registry:
             raise ValidationException("; ".join(problems))
         if "ModelPackageName" in containers[0]:
             self.package(containers[0]["ModelPackageName"])
+        if "ExecutionRoleArn" in request:
+            self._service.check_role(request["ExecutionRoleArn"])
         name = request["ModelName"]
         arn = self._service.arn(f"model/{name}")
         self._add(self._models, name, request, {"ModelArn": arn}, "model")
@@ -176,7 +178,7 @@ class Registry:
     def update_model_package(self, request: Request) -> Response:
         arn = request["ModelPackageArn"]
         self.package(arn)
-        changed = (
+        changed: tuple[str, ...] = (
             "ModelApprovalStatus",
             "ApprovalDescription",
             "ModelPackageRegistrationType",
@@ -210,7 +212,7 @@ class Registry:
 
     def _emit_package(self, arn: str) -> None:
         package = self.package(arn)
-        shown = (
+        shown: tuple[str, ...] = (
             "ModelPackageGroupName",
             "ModelPackageVersion",
             "ModelPackageArn",

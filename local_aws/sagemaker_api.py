@@ -13,9 +13,10 @@ from typing import Any
 import botocore.session
 from botocore.model import ListShape, MapShape, ServiceModel, Shape, StructureShape
 
-from local_aws import events
+from local_aws import events, identity
 from local_aws.settings import Settings
 
+PRINCIPAL = "sagemaker.amazonaws.com"
 Request = dict[str, Any]
 Response = dict[str, Any]
 
@@ -64,6 +65,16 @@ class Service:
         self.settings = settings
         self.changed = threading.Condition(threading.RLock())
         self.tags: dict[str, dict[str, str]] = {}  # ARN of every resource of ours -> its tags
+
+    def check_role(self, role: str) -> None:
+        """Raise ValidationException unless SageMaker can assume the role, as the service does when it is handed one."""
+        try:
+            identity.assume(role, PRINCIPAL)
+        except identity.RoleError as error:
+            raise ValidationException(
+                f"Could not assume role {role}. Please ensure that the role exists and allows principal "
+                f"'{PRINCIPAL}' to assume the role. ({error})"
+            ) from None
 
     def emit(self, detail_type: str, detail: dict[str, Any], arn: str) -> None:
         """Send an event of SageMaker to this server's EventBridge. Not to be called with the lock held."""

@@ -1,0 +1,188 @@
+"""Containers: the contract inside, the end of everything outside. Each test runs with bubblewrap and with unshare."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from local_aws import containers
+from local_aws.containers import Container, ContainerError, ContainerSpec, image_folder
+
+PYTHON = Path(sys.prefix)
+
+
+@pytest.fixture(params=["bwrap", "unshare"], autouse=True)
+def isolation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    real = shutil.which
+    if real(request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
+    hidden = {"bwrap", "unshare"} - {request.param}
+    monkeypatch.setattr(containers.shutil, "which", lambda name: None if name in hidden else real(name))
+    return str(request.param)
+
+
+def start(folder: Path, command: str, lines: list[str], *, isolated: bool = False, image: Path = PYTHON) -> Container:
+    (folder / "ml").mkdir()
+    spec = ContainerSpec(
+        image=image,
+        command=["sh", "-c", command],
+        folder=folder / "ml",
+        environment={"GREETING": "hello"},
+        output=folder / "log.txt",
+        isolated=isolated,
+        on_lines=lines.extend,
+    )
+    return Container(spec)
+
+
+def run(folder: Path, command: str, *, isolated: bool = False) -> tuple[int, list[str]]:
+    lines: list[str] = []
+    return start(folder, command, lines, isolated=isolated).wait(30), lines
+
+
+def alive(marker: str) -> list[str]:
+    """The command lines that hold the marker."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            text = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        found += [text] if marker in text and "pytest" not in text else []
+    return found
+
+
+def test_the_job_folder_is_opt_ml_and_can_be_written(tmp_path: Path) -> None:
+    code, _ = run(tmp_path, "mkdir /opt/ml/model && echo weights > /opt/ml/model/w")
+    assert code == 0
+    assert (tmp_path / "ml/model/w").read_text() == "weights\n"
+
+
+def test_other_content_of_opt_stays_visible(tmp_path: Path) -> None:
+    _, lines = run(tmp_path, "ls /opt")
+    assert set(lines) == {child.name for child in Path("/opt").iterdir()} | {"ml"}
+
+
+def test_the_file_system_is_read_only_and_tmp_is_its_own(tmp_path: Path) -> None:
+    _, lines = run(tmp_path, "touch /etc/new 2>/dev/null || echo refused; ls -A /tmp; touch /tmp/new && echo written")
+    assert lines == ["refused", "written"]
+    assert not Path("/tmp/new").exists()
+
+
+def test_the_host_is_algo_1_and_resolves(tmp_path: Path) -> None:
+    _, lines = run(tmp_path, "hostname; getent hosts algo-1 | cut -d' ' -f1")
+    assert lines == ["algo-1", "127.0.0.1"]
+
+
+def test_processes_have_ids_of_their_own(tmp_path: Path) -> None:
+    _, lines = run(tmp_path, "ls /proc | grep -c '^[0-9]'")
+    assert int(lines[0]) < 10
+
+
+def test_an_isolated_container_has_the_loopback_device_only(tmp_path: Path) -> None:
+    server = "import socket; s = socket.create_server(('127.0.0.1', 0)); socket.create_connection(s.getsockname()); print('up')"
+    _, lines = run(tmp_path, f'tail -n +3 /proc/net/dev | cut -d: -f1; python3 -c "{server}"', isolated=True)
+    assert [line.strip() for line in lines] == ["lo", "up"]
+
+
+def test_the_image_comes_first_in_path_and_the_environment_is_clean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "of the server")
+    _, lines = run(tmp_path, "which python3; echo $GREETING $SECRET")
+    assert lines == [f"{PYTHON}/bin/python3", "hello"]
+
+
+def test_an_image_below_tmp_can_be_used(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    (image / "bin").mkdir(parents=True)
+    (image / "bin/tool").write_text("#!/bin/sh\necho from the image\n")
+    (image / "bin/tool").chmod(0o755)
+    lines: list[str] = []
+    assert start(tmp_path, "tool", lines, image=image).wait(10) == 0
+    assert lines == ["from the image"]
+
+
+@pytest.mark.parametrize(("command", "code"), [("exit 3", 3), ("kill -9 $$", 137), ("true", 0)])
+def test_the_exit_code_is_the_commands(tmp_path: Path, command: str, code: int) -> None:
+    assert run(tmp_path, command)[0] == code
+
+
+def test_output_comes_line_by_line_while_the_container_runs(tmp_path: Path) -> None:
+    lines: list[str] = []
+    container = start(tmp_path, "echo one; echo two >&2; printf three; sleep 60", lines)
+    deadline = time.monotonic() + 5
+    while len(lines) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert lines == ["one", "two"]
+    assert container.running
+    container.stop(0)
+    assert lines == ["one", "two", "three"]
+    assert (tmp_path / "log.txt").read_text() == "one\ntwo\nthree"
+
+
+def test_stop_lets_the_program_end_by_itself_first(tmp_path: Path) -> None:
+    lines: list[str] = []
+    container = start(tmp_path, "trap 'echo saved; exit 7' TERM; echo up; while :; do sleep 0.02; done", lines)
+    while not lines:
+        time.sleep(0.02)
+    assert container.stop(10) == 7
+    assert lines == ["up", "saved"]
+
+
+def test_stop_kills_what_does_not_end_children_too(tmp_path: Path) -> None:
+    lines: list[str] = []
+    container = start(tmp_path, "trap '' TERM; sleep 61.25 & echo up; sleep 61.25", lines)
+    while not lines:
+        time.sleep(0.02)
+    assert container.stop(0.1) == 137
+    assert alive("sleep 61.25") == []
+
+
+def test_a_job_dies_with_the_server_even_if_that_is_killed(tmp_path: Path, isolation: str) -> None:
+    marker = f"sleep 62.{os.getpid()}{['bwrap', 'unshare'].index(isolation)}"
+    server = f"""
+import shutil, sys, time
+from pathlib import Path
+from local_aws import containers
+real, hidden = shutil.which, {"{'bwrap'}" if isolation == "unshare" else "set()"}
+containers.shutil.which = lambda name: None if name in hidden else real(name)
+folder = Path({str(tmp_path)!r})
+(folder / "ml").mkdir()
+spec = containers.ContainerSpec(image=folder, command=["sh", "-c", "{marker} & {marker}"], folder=folder / "ml", environment={{}}, output=folder / "log")
+containers.Container(spec)
+time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", server], cwd=Path(__file__).parents[2])
+    deadline = time.monotonic() + 10
+    while not (tmp_path / "log").exists() or len(alive(marker)) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while alive(marker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert alive(marker) == []
+
+
+def test_an_unknown_image_is_named_with_the_known_ones() -> None:
+    with pytest.raises(ContainerError, match=r"'x/missing:1'.*'missing'.*known repositories: a, b.*--image missing=FOLDER"):
+        image_folder("x/missing:1", {"b": PYTHON, "a": PYTHON})
+
+
+@pytest.mark.parametrize("image", ["tools", "1.dkr.ecr.us-east-1.amazonaws.com/tools:2.9-gpu", "r/tools@sha256:ab"])
+def test_an_image_is_found_by_its_repository_name(image: str) -> None:
+    assert image_folder(image, {"tools": PYTHON}) == PYTHON
+
+
+def test_without_bubblewrap_and_unshare_the_error_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers.shutil, "which", lambda name: None)
+    with pytest.raises(ContainerError, match="apt install bubblewrap"):
+        run(tmp_path, "true")
