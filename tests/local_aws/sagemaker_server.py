@@ -169,7 +169,12 @@ def processing(
 
 def training(command: str, channels: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
     """A CreateTrainingJob request without its name."""
+    inputs = [
+        {"ChannelName": name, "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": uri}}}
+        for name, uri in (channels or {}).items()
+    ]
     return {
+        **({"InputDataConfig": inputs} if inputs else {}),
         "RoleArn": ROLE,
         "AlgorithmSpecification": {
             "TrainingImage": "tools",
@@ -177,13 +182,6 @@ def training(command: str, channels: dict[str, Any] | None = None, **fields: Any
             "ContainerEntrypoint": ["sh", "-c", command],
             "MetricDefinitions": [{"Name": "loss", "Regex": "loss=([0-9.]+)"}],
         },
-        "InputDataConfig": [
-            {
-                "ChannelName": name,
-                "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": uri}},
-            }
-            for name, uri in (channels or {}).items()
-        ],
         "OutputDataConfig": {"S3OutputPath": f"s3://{BUCKET}/models", "CompressionType": "NONE"},
         "ResourceConfig": {"InstanceType": "ml.g5.2xlarge", "InstanceCount": 1, "VolumeSizeInGB": 10},
         "StoppingCondition": {"MaxRuntimeInSeconds": 60},
