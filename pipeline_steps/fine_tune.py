@@ -23,8 +23,6 @@ from pipeline_steps.encoding import Encoded, encode_all, pad, token_losses, wind
 from pipeline_steps.models import base_model_digest, load_model, load_tokenizer
 
 TRAINING_SCHEMA_VERSION = 1
-# A loss this far above the base model's has diverged: the weights are lost and further steps only cost.
-DIVERGED_NATS = 20.0
 
 
 @dataclass(frozen=True)
@@ -107,10 +105,10 @@ def run(job: FineTuneJob) -> None:
             loss = losses.sum() / trained_tokens  # by real tokens over the whole step, however it is cut
             loss.backward()
             loss_nats += loss.item()
-        if not math.isfinite(loss_nats) or loss_nats > initial_loss + DIVERGED_NATS:
+        if not math.isfinite(loss_nats):
             raise StepError(
                 f"the training loss is {loss_nats} at step {step} of {total_steps} (learning rate "
-                f"{settings.learning_rate:g}); the run has diverged: lower learning_rate or max_grad_norm, or check the data"
+                f"{settings.learning_rate:g}); the run has diverged and its weights are lost: lower learning_rate or max_grad_norm, or check the data"
             )
         torch.nn.utils.clip_grad_norm_(trained_parameters, settings.max_grad_norm)
         optimizer.step()

@@ -21,7 +21,7 @@ def settings() -> Settings:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny-random-mistral")
+    folder = tmp_path_factory.mktemp("tiny-mistral")
     text = REPOSITORY / "examples" / "instruction" / "train" / "train.jsonl"
     maker = Path(__file__).with_name("make_tiny_mistral.py")
     subprocess.run([base_models.STEPS_PYTHON, maker, text, folder], check=True, capture_output=True)

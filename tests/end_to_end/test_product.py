@@ -1,4 +1,4 @@
-"""The product as a whole: deployed by the real CDK CLI, run on a tiny random Mistral, asked by foreign clients.
+"""The product as a whole: deployed by the real CDK CLI, run on a tiny Mistral, asked by foreign clients.
 
 The tests build on each other in the order of the file, as a user's days do.
 """
@@ -105,7 +105,6 @@ def test_the_aws_cli_reads_the_steps_and_asks_the_endpoint(deployment: Deploymen
         deployment, "sagemaker-runtime", "invoke-endpoint",
         "--endpoint-name", "tiny",
         "--content-type", "application/json",
-        "--cli-binary-format", "raw-in-base64-out",
         "--body", json.dumps({"inputs": "When does the ferry leave?", "parameters": {"max_new_tokens": 4}}),
         str(answer),
     )  # fmt: skip
@@ -126,8 +125,8 @@ def test_a_model_made_worse_is_refused_and_the_old_endpoint_goes_on(deployment: 
     assert view.status == "Failed"
     steps = steps_of(view)
     assert "Register" not in steps and "Deploy" not in steps
-    assert steps.get("Fail") == "Failed" or steps["FineTune"] == "Failed"
-    assert "loss" in view.reason
+    assert steps["QualityGate"] == "Succeeded" and steps["Fail"] == "Failed"
+    assert "The gate refused the tuned model: loss" in view.reason
     assert packages(deployment) == registered
     assert served_configuration(deployment) == serving
     assert demo.invoke(deployment, {"inputs": "Hello", "parameters": {"max_new_tokens": 2}})

@@ -7,6 +7,8 @@ import shutil
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,19 @@ class Server:
     def stop(self) -> None:
         self.process.stop()
         shutil.rmtree(self.root, ignore_errors=True)
+
+    def post(self, operation: str, body: bytes) -> tuple[int, dict[str, str]]:
+        """A SageMaker request as it goes over the wire, unchecked by any SDK; returns the status and the answer."""
+        headers = {
+            "X-Amz-Target": f"SageMaker.{operation}",
+            "Content-Type": "application/x-amz-json-1.1",
+            "Authorization": "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/sagemaker/aws4_request",
+        }
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self.process.url, body, headers)) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
 
     # ------------------------------------------------------------------ S3 and logs
 

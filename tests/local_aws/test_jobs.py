@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from tests.local_aws.sagemaker_server import BUCKET, ROLE, Server, processing, running_server, training
@@ -303,19 +302,22 @@ def test_a_job_name_is_used_once(server: Server, name: str) -> None:
 def test_a_wrong_request_names_the_field(
     server: Server, name: str, change: dict[str, Any], words: list[str]
 ) -> None:
-    client = server.client("sagemaker", config=Config(parameter_validation=False))
     request = {"TrainingJobName": name, **training("true"), **change}
-    with pytest.raises(ClientError) as caught:
-        client.create_training_job(**{field: value for field, value in request.items() if value is not None})
-    assert caught.value.response["Error"]["Code"] == "ValidationException"
+    status, answer = server.post("CreateTrainingJob", json.dumps(request).encode())
+    assert (status, answer["__type"].split("#")[-1]) == (400, "ValidationException")
     for word in words:
-        assert word in str(caught.value)
+        assert word in answer["message"]
+
+
+@pytest.mark.parametrize("body", [b"{", b"[1]", b'"text"'])
+def test_a_request_that_is_no_json_object_is_refused(server: Server, body: bytes) -> None:
+    status, answer = server.post("CreateTrainingJob", body)
+    assert (status, answer["__type"].split("#")[-1]) == (400, "ValidationException")
 
 
 def test_all_problems_of_a_request_come_at_once(server: Server) -> None:
-    client = server.client("sagemaker", config=Config(parameter_validation=False))
-    with pytest.raises(ClientError, match=r"[3-9] validation errors detected"):
-        client.create_processing_job(ProcessingJobName=5)
+    _, answer = server.post("CreateProcessingJob", b'{"ProcessingJobName": 5}')
+    assert answer["message"].startswith("4 validation errors detected: ")
 
 
 def test_paths_outside_opt_ml_processing_are_refused(server: Server, name: str) -> None:
