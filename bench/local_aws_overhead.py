@@ -110,11 +110,17 @@ def main() -> None:
         listed = sagemaker.list_pipeline_execution_steps(PipelineExecutionArn=arn, SortOrder="Ascending")
         for one in listed["PipelineExecutionSteps"]:
             added = (one["EndTime"] - one["StartTime"]).total_seconds() - SLEEP_SECONDS
-            rows.append({"step": one["StepName"], "megabytes_in_and_out": MODEL_BYTES / 2**20, "added_s": round(added, 2)})
+            rows.append(
+                {"step": one["StepName"], "megabytes_in_and_out": MODEL_BYTES / 2**20, "added_s": round(added, 2)}
+            )
             print(f"{one['StepName']}: local AWS added {added:.2f} s (270 MB in, copied by the job, 270 MB out)")
 
     RESULTS.parent.mkdir(exist_ok=True)
-    result = {"command": "python -m bench.local_aws_overhead", "date": datetime.now(UTC).date().isoformat(), "rows": rows}
+    result = {
+        "command": "python -m bench.local_aws_overhead",
+        "date": datetime.now(UTC).date().isoformat(),
+        "rows": rows,
+    }
     RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 

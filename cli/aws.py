@@ -4,17 +4,13 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from cli.console import CommandError
 from config.settings import Settings, load
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-    from mypy_boto3_sagemaker import SageMakerClient
 
 REPOSITORY = Path(__file__).parent.parent
 LOCAL_STATE = REPOSITORY / "build" / "local_aws"
@@ -37,21 +33,21 @@ class Deployment:
         return cls(load(environment), local_address() if environment == "local" else None)
 
     @cached_property
-    def session(self) -> boto3.Session:
+    def session(self) -> Any:
         if self.endpoint_url:
             return boto3.Session(region_name=self.settings.region, **LOCAL_CREDENTIALS)
         return boto3.Session(region_name=self.settings.region)
 
-    def client(self, service: str):  # type: ignore[no-untyped-def]  # one of hundreds of client types
-        return self.session.client(service, endpoint_url=self.endpoint_url)  # type: ignore[call-overload]
+    def client(self, service: str) -> Any:
+        return self.session.client(service, endpoint_url=self.endpoint_url)
 
     @cached_property
-    def s3(self) -> "S3Client":
-        return self.client("s3")  # type: ignore[no-any-return]
+    def s3(self) -> Any:
+        return self.client("s3")
 
     @cached_property
-    def sagemaker(self) -> "SageMakerClient":
-        return self.client("sagemaker")  # type: ignore[no-any-return]
+    def sagemaker(self) -> Any:
+        return self.client("sagemaker")
 
     def output(self, stack: str, key: str) -> str:
         """Value of an output of the stack `<name>-<stack>`."""

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli import base_models, datasets, executions, local
-from cli.aws import REPOSITORY, Deployment
+from cli.aws import LOCAL_STATE, REPOSITORY, Deployment
 from cli.console import CommandError, console
 from config.settings import load
 from pipeline_steps.contract import files
@@ -61,9 +61,7 @@ def run(mode: str) -> None:
         view = executions.follow(deployment, arn)
         seconds["pipeline"] = sum_seconds(deployment, arn)
         if view.status != "Succeeded":
-            raise CommandError(
-                f"the execution ended as {view.status}: {view.reason}\nlogs: {local.LOCAL_STATE / 'logs'}"
-            )
+            raise CommandError(f"the execution ended as {view.status}: {view.reason}\nlogs: {LOCAL_STATE / 'logs'}")
 
         summary = {"schema_version": 1, "mode": mode, **summarize(deployment, view, OUTPUT)}
         seconds["total"] = time.monotonic() - started
@@ -84,7 +82,7 @@ def _wait_for_the_event(deployment: Deployment, before: str | None) -> str:
             return arn
         time.sleep(0.2)
     raise CommandError(
-        f"no execution started within {EVENT_SECONDS} s of the upload; see {local.LOCAL_STATE / 'server.log'} "
+        f"no execution started within {EVENT_SECONDS} s of the upload; see {LOCAL_STATE / 'server.log'} "
         "for what became of the S3 event"
     )
 
@@ -92,7 +90,7 @@ def _wait_for_the_event(deployment: Deployment, before: str | None) -> str:
 def sum_seconds(deployment: Deployment, arn: str) -> float:
     """Seconds between the execution's start and its last change."""
     execution = deployment.sagemaker.describe_pipeline_execution(PipelineExecutionArn=arn)
-    return (execution["LastModifiedTime"] - execution["CreationTime"]).total_seconds()
+    return float((execution["LastModifiedTime"] - execution["CreationTime"]).total_seconds())
 
 
 def summarize(deployment: Deployment, view: executions.ExecutionView, output: Path) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def start(deployment: Deployment, parameters: dict[str, str]) -> str:
         )
     except ClientError as error:
         raise CommandError(f"the execution was not started: {error}") from error
-    return answer["PipelineExecutionArn"]
+    return str(answer["PipelineExecutionArn"])
 
 
 def newest(deployment: Deployment) -> str | None:

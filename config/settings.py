@@ -50,7 +50,7 @@ class DatasetSettings(Group):
         default="instruction/dataset.manifest", description="key in the raw bucket used by the schedule and by hand"
     )
     validation_split_ratio: float = Field(default=0.1, gt=0, lt=1)
-    test_split_ratio: float = Field(default=0.15, gt=0, lt=1)
+    test_split_ratio: float = Field(default=0.2, gt=0, lt=1)
     train_data_split_seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")

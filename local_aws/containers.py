@@ -124,7 +124,6 @@ class Container:
                 start_new_session=True,  # Ctrl-C in the server's terminal is the server's to handle
             )
 
-        self._stop_lock = threading.Lock()
         self._process = _shared_spawner().start(order)
         self._reader = threading.Thread(target=self._read_output, args=(spec,), daemon=True)
         self._reader.start()
@@ -145,15 +144,14 @@ class Container:
 
     def stop(self, grace: float) -> int:
         """SIGTERM to the main process, `grace` seconds for it to end, SIGKILL to all that is left; returns the exit code."""
-        with self._stop_lock:
-            for process in self._main_processes():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGTERM)
-            try:
-                return self.wait(grace)
-            except subprocess.TimeoutExpired:
-                self.kill()
-                return self.wait()
+        for process in self._main_processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGTERM)
+        try:
+            return self.wait(grace)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self.wait()
 
     def kill(self) -> None:
         """SIGKILL to every process of the container."""

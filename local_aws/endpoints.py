@@ -215,18 +215,14 @@ class Fleet:
         self.variants = variants
 
     def start(self) -> None:
-        """Start every variant and wait until all are healthy; stops them again and raises EndpointFailed if one is not."""
+        """Start every variant and wait until all are healthy. Raises EndpointFailed if one is not."""
         try:
             for variant in self.variants:
                 variant.start()
             for variant in self.variants:
                 variant.wait_until_healthy()
-        except (EndpointFailed, ContainerError, ObjectStoreError, identity.RoleError) as error:
-            self.stop(SHUTDOWN_GRACE_SECONDS)
+        except (ContainerError, ObjectStoreError, identity.RoleError) as error:
             raise EndpointFailed(str(error)) from None
-        except BaseException:
-            self.stop(SHUTDOWN_GRACE_SECONDS)
-            raise
 
     def stop(self, grace: float) -> None:
         stoppers = [threading.Thread(target=variant.stop, args=(grace,)) for variant in self.variants]
@@ -249,7 +245,6 @@ class Endpoint:
     def __init__(self, record: dict[str, Any]) -> None:
         self.record = record
         self.fleet: Fleet | None = None
-        self.starting: Fleet | None = None
 
     @property
     def name(self) -> str:
@@ -272,6 +267,7 @@ class Endpoints:
         self._store = store
         self._registry = registry
         self._endpoints: dict[str, Endpoint] = {}
+        self._fleets: set[Fleet] = set()  # every one that may have processes: in service, starting, or ending
 
     # ------------------------------------------------------------------ operations
 
@@ -292,7 +288,7 @@ class Endpoints:
                 raise ValidationException(f'Cannot create already existing endpoint "{arn}".')
             endpoint = self._endpoints[name] = Endpoint(record)
             self._service.tags[arn] = tags_of(request)
-            endpoint.starting = fleet
+            self._fleets.add(fleet)
         self._emit(endpoint)
         threading.Thread(target=self._bring_into_service, args=(endpoint, fleet), daemon=True).start()
         return {"EndpointArn": arn}
@@ -302,12 +298,16 @@ class Endpoints:
         fleet = self._new_fleet(endpoint.name, request["EndpointConfigName"])
         with self._service.changed:
             self._refuse_in_progress(endpoint)
+            if endpoint.status == "Failed":
+                raise ValidationException(
+                    f'Cannot update failed endpoint "{endpoint.arn}": delete it and create it again.'
+                )
             self._set(
                 endpoint,
                 {"EndpointStatus": "Updating", "PendingDeploymentSummary": {"EndpointConfigName": fleet.config_name}},
             )
             endpoint.record.pop("FailureReason", None)
-            endpoint.starting = fleet
+            self._fleets.add(fleet)
         self._emit(endpoint)
         threading.Thread(target=self._bring_into_service, args=(endpoint, fleet), daemon=True).start()
         return {"EndpointArn": endpoint.arn}
@@ -385,9 +385,7 @@ class Endpoints:
     def shutdown(self) -> None:
         """End every serving process."""
         with self._service.changed:
-            fleets = [
-                fleet for endpoint in self._endpoints.values() for fleet in (endpoint.fleet, endpoint.starting) if fleet
-            ]
+            fleets = list(self._fleets)
         stoppers = [threading.Thread(target=fleet.stop, args=(SHUTDOWN_GRACE_SECONDS,)) for fleet in fleets]
         for stopper in stoppers:
             stopper.start()
@@ -415,7 +413,6 @@ class Endpoints:
             log.exception("endpoint %s", endpoint.arn)
             failure = f"InternalServerError: {type(error).__name__}: {error}"
         with self._service.changed:
-            endpoint.starting = None
             old = endpoint.fleet
             if failure is None:
                 endpoint.fleet = fleet
@@ -430,7 +427,9 @@ class Endpoints:
             for variant in fleet.variants:
                 threading.Thread(target=self._watch, args=(endpoint, fleet, variant), daemon=True).start()
             if old is not None:
-                old.stop(STOP_GRACE_SECONDS)
+                self._retire(old)
+        else:
+            self._retire(fleet)
 
     def _watch(self, endpoint: Endpoint, fleet: Fleet, variant: Variant) -> None:
         """Restart a serving process that ends by itself, once; after the second end the endpoint is Failed."""
@@ -457,11 +456,16 @@ class Endpoints:
 
     def _delete(self, endpoint: Endpoint) -> None:
         if endpoint.fleet is not None:
-            endpoint.fleet.stop(STOP_GRACE_SECONDS)
+            self._retire(endpoint.fleet)
         with self._service.changed:
             self._endpoints.pop(endpoint.name, None)
             self._service.tags.pop(endpoint.arn, None)
             self._service.changed.notify_all()
+
+    def _retire(self, fleet: Fleet) -> None:
+        fleet.stop(STOP_GRACE_SECONDS)
+        with self._service.changed:
+            self._fleets.discard(fleet)
 
     def _find(self, name: str) -> Endpoint:
         with self._service.changed:

@@ -113,8 +113,8 @@ def read_request(body: bytes) -> Generation:
     given = {name: value for name, value in parameters.items() if value is not None}
     stop = given.get("stop", given.get("stop_sequences", []))
     temperature = float(given.get("temperature", 1.0))
-    # As in LMI: sampling when it is asked for, or when a sampling parameter is given; temperature 0 is greedy.
-    wants_sampling = given.get("do_sample", any(name in given for name in ("temperature", "top_k", "top_p", "seed")))
+    # As in LMI: sampling when it is asked for, or when a temperature is given; temperature 0 is greedy.
+    wants_sampling = given.get("do_sample", "temperature" in given)
     return Generation(
         prompt=str(prompt),
         max_new_tokens=given.get("max_new_tokens", DEFAULT_NEW_TOKENS),

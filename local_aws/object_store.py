@@ -98,7 +98,7 @@ class ObjectStore:
     def read_object(self, uri: str, *, role: str = "") -> Any:
         """One object as a binary file that the caller closes."""
         bucket, name = split(uri)
-        key = self._keys(bucket).get(name)
+        key = self._objects(bucket).get(name)
         if key is None:
             raise self._nothing_found("S3Prefix", uri, role)
         return _open(key)
@@ -164,16 +164,20 @@ class ObjectStore:
         notifications.send_event(self._settings.account, event, bucket, key)
         return size
 
-    def _keys(self, bucket: str) -> Any:
+    def _objects(self, bucket: str) -> dict[str, FakeKey]:
+        """The bucket's current objects by key; nothing if there is no such bucket."""
         try:
-            return self._backend.get_bucket(bucket).keys
+            versions = self._backend.get_bucket(bucket).keys
         except MissingBucket:
             return {}
+        # list() of the keys first: other threads add objects while this one reads.
+        current = {name: versions.get(name) for name in list(dict.keys(versions))}
+        return {name: key for name, key in current.items() if isinstance(key, FakeKey)}  # the rest is deleted
 
     def _prefix_objects(self, uri: str) -> Iterable[tuple[FakeKey, str]]:
         bucket, prefix = split(uri)
-        for name, key in sorted(dict(self._keys(bucket).items()).items()):
-            if not name.startswith(prefix) or name.endswith("/") or not isinstance(key, FakeKey):
+        for name, key in sorted(self._objects(bucket).items()):
+            if not name.startswith(prefix) or name.endswith("/"):
                 continue
             below = prefix == "" or prefix.endswith("/") or name.startswith(prefix + "/")
             yield key, name[len(prefix) :].lstrip("/") if below else name[prefix.rfind("/") + 1 :]
@@ -190,12 +194,12 @@ class ObjectStore:
                 f'ClientError: the manifest "{uri}" is not of the form [{{"prefix": "s3://bucket/folder/"}}, "key 1", "key 2", ...]'
             ) from None
         bucket, start_key = split(prefix)
-        keys = self._keys(bucket)
-        missing = [name for name in names if keys.get(start_key + name) is None]
+        objects = self._objects(bucket)
+        missing = [name for name in names if start_key + name not in objects]
         if missing or not names:
             shown = ", ".join(f'"{prefix}{name}"' for name in missing[:5]) or "any object"
             raise ObjectStoreError(f'ClientError: the manifest "{uri}" names {shown}, which S3 does not hold')
-        return [(keys[start_key + name], name.lstrip("/")) for name in names]
+        return [(objects[start_key + name], name.lstrip("/")) for name in names]
 
     def _nothing_found(self, data_type: str, uri: str, role: str) -> ObjectStoreError:
         return ObjectStoreError(

@@ -40,7 +40,6 @@ class Pipelines:
     # ------------------------------------------------------------------ pipelines
 
     def create_pipeline(self, request: Request) -> Response:
-        self._service.check_role(request["RoleArn"])
         name = request["PipelineName"]
         arn = self._service.arn(f"pipeline/{name.lower()}")
         text = self._definition_text(request)
@@ -135,7 +134,6 @@ class Pipelines:
             )
         arn = pipeline["PipelineArn"]
         role = request.get("RoleArn", pipeline["RoleArn"])
-        self._service.check_role(role)
         parameters = parameter_values(json.loads(pipeline["PipelineDefinition"]), request.get("PipelineParameters", []))
         token = (arn, request.get("ClientRequestToken", random_id(32)))
         with self._service.changed:

@@ -1,6 +1,7 @@
 """SageMaker on this machine: its operations, installed over moto's answers so that jobs, pipelines and endpoints really run."""
 
 import json
+import shutil
 import urllib.parse
 from collections.abc import Callable
 from typing import Any
@@ -23,13 +24,12 @@ from local_aws.sagemaker_api import (
     Response,
     Service,
     ServiceError,
+    UnsupportedOperation,
     ValidationException,
     service_model,
     validate,
 )
 from local_aws.settings import Settings
-
-TAG_OPERATIONS = ("AddTags", "ListTags", "DeleteTags")
 
 
 class SageMaker:
@@ -52,6 +52,9 @@ class SageMaker:
 
     def call(self, operation: str, request: Request) -> Response:
         """Answer one request, validated first. Raises the errors of sagemaker_api."""
+        if operation not in self.operations:  # moto would answer some of them, and do nothing
+            known = ", ".join(sorted(self.operations))
+            raise UnsupportedOperation(f"{operation} is not implemented by local AWS; the operations are {known}")
         given = _without_nulls(request)
         validate(operation, given)
         return self.operations[operation](given)
@@ -69,20 +72,16 @@ _current: SageMaker | None = None
 def install(settings: Settings) -> SageMaker:
     """Make moto's server answer SageMaker's requests with what really runs. Call it once, before the server starts."""
     global _current
+    for folder in ("jobs", "endpoints"):  # of a server that did not end in order
+        shutil.rmtree(settings.root / folder, ignore_errors=True)
     sagemaker = _current = SageMaker(settings)
-    for operation in sagemaker.operations:
-        name = camelcase_to_underscores(operation)
-        setattr(SageMakerResponse, name, _handler(sagemaker, operation, getattr(SageMakerResponse, name, None)))
+    for operation in service_model().operation_names:
+        setattr(SageMakerResponse, camelcase_to_underscores(operation), _handler(sagemaker, operation))
     # A handler reads the JSON body itself: moto's own parser answers a wrong type with an internal error.
-    parse = SageMakerResponse.parse_parameters
-
-    def parse_parameters(self: SageMakerResponse, request: Any) -> None:
-        if self._get_action() not in sagemaker.operations or self._get_action() in TAG_OPERATIONS:
-            parse(self, request)
-
-    SageMakerResponse.parse_parameters = parse_parameters
+    SageMakerResponse.parse_parameters = lambda response, request: None
     SageMakerRuntimeResponse.use_raw_body = True  # a body may be anything, not only text
     SageMakerRuntimeResponse.invoke_endpoint = _invoke_endpoint
+    SageMakerRuntimeResponse.invoke_endpoint_async = _refuse_asynchronous_invocation
     return sagemaker
 
 
@@ -101,12 +100,10 @@ def call(operation: str, request: Request) -> Response:
     return _current.call(operation, request)
 
 
-def _handler(sagemaker: SageMaker, operation: str, moto_handler: Any) -> Callable[[SageMakerResponse], ActionResult]:
+def _handler(sagemaker: SageMaker, operation: str) -> Callable[[SageMakerResponse], ActionResult]:
     def handle(response: SageMakerResponse) -> ActionResult:
         try:
             request = _json(response.raw_body)
-            if operation in TAG_OPERATIONS and request.get("ResourceArn") not in sagemaker.service.tags:
-                return moto_handler(response)  # a resource that only moto knows
             answer = sagemaker.call(operation, request)
         except ServiceError as error:
             raise SagemakerClientError(error.code, error.message) from None
@@ -131,6 +128,12 @@ def _invoke_endpoint(response: SageMakerRuntimeResponse) -> TYPE_RESPONSE:
     headers = {header.lower(): value for header, value in response.headers.items()}
     answer = _current.endpoints.invoke(name, response.raw_body or b"", headers)
     return answer.status, {**answer.headers, "status": answer.status}, answer.body
+
+
+def _refuse_asynchronous_invocation(response: SageMakerRuntimeResponse) -> TYPE_RESPONSE:
+    message = "InvokeEndpointAsync is not implemented by local AWS; use InvokeEndpoint"
+    headers = {"Content-Type": "application/json", "x-amzn-errortype": "ValidationError", "status": 400}
+    return 400, headers, json.dumps({"Message": message})
 
 
 def _without_nulls(value: Any) -> Any:

@@ -55,6 +55,12 @@ class ConflictException(ServiceError):
     code = "ConflictException"
 
 
+class UnsupportedOperation(ServiceError):
+    """The operation exists in AWS, but not here."""
+
+    code = "UnsupportedOperation"
+
+
 class Service:
     """The settings and the one lock that guards all state of the SageMaker rooms.
 

@@ -111,7 +111,7 @@ def run(job: EvaluateJob) -> gate.Verdict:
     answers = [
         {"prompt": prompt, "reference": reference, "base": of_base, "tuned": of_tuned}
         for prompt, reference, of_base, of_tuned in zip(
-            prompts, references or [None] * len(prompts), base.answers, tuned.answers, strict=True
+            prompts, references if instruction else [None] * len(prompts), base.answers, tuned.answers, strict=True
         )
     ]
     job.output.mkdir(parents=True, exist_ok=True)

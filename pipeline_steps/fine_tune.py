@@ -108,7 +108,7 @@ def run(job: FineTuneJob) -> None:
         if not math.isfinite(loss_nats):
             raise StepError(
                 f"the training loss is {loss_nats} at step {step} of {total_steps} (learning rate "
-                f"{settings.learning_rate:g}); the run has diverged and its weights are lost: lower learning_rate or max_grad_norm, or check the data"
+                f"{settings.learning_rate:g}); the weights are lost: lower learning_rate or max_grad_norm, or check the data"
             )
         torch.nn.utils.clip_grad_norm_(trained_parameters, settings.max_grad_norm)
         optimizer.step()

@@ -27,7 +27,7 @@ from pipeline_steps.contract.prompt_template import PromptTemplate
 
 DATA_CARD_SCHEMA_VERSION = 1
 MINIMUM_ROWS = {"train": 2, "validation": 1, "test": 2}
-CHUNK_CHARACTERS = 2000  # of domain text in one example: about 500 tokens
+CHUNK_CHARACTERS = 400  # of domain text in one example: a paragraph or two, about 100 tokens
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--output", type=Path, default=Path("/opt/ml/processing/output") / files.REPORT_OUTPUT)
     parser.add_argument("--tuning_mode", choices=("instruction", "domain"), required=True)
     parser.add_argument("--validation_split_ratio", type=float, default=0.1)
-    parser.add_argument("--test_split_ratio", type=float, default=0.15)
+    parser.add_argument("--test_split_ratio", type=float, default=0.2)
     parser.add_argument("--train_data_split_seed", type=int, default=0)
     parser.add_argument("--publish_to", required=True, help="S3 prefix for the dataset")
     parser.add_argument(
@@ -174,7 +174,8 @@ def read_instruction_rows(folder: Path, template: PromptTemplate) -> list[Exampl
         raise DataError(
             [f"{folder.name}/: no .jsonl file (found {found}); instruction tuning needs one JSON object a line"]
         )
-    examples, problems = [], []
+    examples: list[Example] = []
+    problems: list[str] = []
     for path in paths:
         for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
             if not line.strip():

@@ -60,7 +60,7 @@ def render(evaluation: dict[str, Any], curve: Sequence[dict[str, float]]) -> str
 {loss_curve(curve)}
 {training_table(evaluation["training"])}
 <h2>Ancestors</h2>
-{rows_table([("dataset", evaluation["dataset_digest"]), ("base model", evaluation["base_model_digest"]), ("tuning mode", evaluation["tuning_mode"])])}
+{rows_table([(key.replace("_", " "), evaluation[key]) for key in ("dataset_digest", "base_model_digest", "tuning_mode")])}
 </main>
 </body>
 </html>

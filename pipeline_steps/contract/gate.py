@@ -1,5 +1,6 @@
 """The gate: may this tuned model be registered? Closed unless every check that applies was shown to hold."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ class Gate:
         wrong = [
             f"{name} is {value!r}, allowed: {', '.join(ok)}" for name, (value, ok) in allowed.items() if value not in ok
         ]
-        if not gate.margin == gate.margin or gate.minimum_n < 2:
+        if math.isnan(gate.margin) or gate.minimum_n < 2:
             wrong.append(f"margin is {margin}, minimum_n is {minimum_n}; allowed: a number, and 2 or more")
         if wrong:
             raise StepError(f"--gate {argument!r}: " + "; ".join(wrong))

@@ -1,7 +1,6 @@
 """JSON files with a schema version: never half-written, never read in a version that the code does not know."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ def write(path: Path, content: dict[str, Any]) -> None:
     unfinished = path.with_name(f".{path.name}.partial")
     # NaN is not JSON and must not travel: a metric that is not a number is left out by who computed it.
     unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    unfinished.replace(path)
 
 
 def read(path: Path, schema_version: int) -> dict[str, Any]:

@@ -44,11 +44,18 @@ def create_pipeline(client: Callable[[str], Any], name: str, role: str, paramete
     step = {
         "Name": "End",
         "Type": "Condition",
-        "Arguments": {"Conditions": [{"Type": "Equals", "LeftValue": 1, "RightValue": 1}], "IfSteps": [], "ElseSteps": []},
+        "Arguments": {
+            "Conditions": [{"Type": "Equals", "LeftValue": 1, "RightValue": 1}],
+            "IfSteps": [],
+            "ElseSteps": [],
+        },
     }
     definition = {"Version": "2020-12-01", "Metadata": {}, "Parameters": parameters, "Steps": [step]}
     client("sagemaker").create_pipeline(
-        PipelineName=name, PipelineDefinition=json.dumps(definition), RoleArn=role, ClientRequestToken=name.ljust(32, "x")
+        PipelineName=name,
+        PipelineDefinition=json.dumps(definition),
+        RoleArn=role,
+        ClientRequestToken=name.ljust(32, "x"),
     )
 
 

@@ -22,7 +22,9 @@ STEPS_ENVIRONMENT = REPOSITORY / ".venv-steps"
 ACCOUNT = "123456789012"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/sagemaker"
 BUCKET = "sagemaker-tests"
-TRUST = {"Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "sagemaker.amazonaws.com"}}]}
+TRUST = {
+    "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "sagemaker.amazonaws.com"}}]
+}
 
 # A container that serves: what it does is in the first word of the request, and in its environment.
 SERVE = """#!/usr/bin/env python3
@@ -77,8 +79,9 @@ class Server:
         self.s3.create_bucket(Bucket=BUCKET)
 
     def client(self, service: str, **options: Any) -> Any:
-        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
-        return boto3.client(service, endpoint_url=self.process.url, **keys, **options)
+        session = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1")
+        make: Any = session.client
+        return make(service, endpoint_url=self.process.url, **options)
 
     def stop(self) -> None:
         self.process.stop()
@@ -125,7 +128,9 @@ class Server:
 
     def processing_job(self, name: str) -> dict[str, Any]:
         """Wait for the end of a processing job; returns what Describe returns."""
-        return self._ended(lambda: self.sagemaker.describe_processing_job(ProcessingJobName=name), "ProcessingJobStatus")
+        return self._ended(
+            lambda: self.sagemaker.describe_processing_job(ProcessingJobName=name), "ProcessingJobStatus"
+        )
 
     def training_job(self, name: str) -> dict[str, Any]:
         return self._ended(lambda: self.sagemaker.describe_training_job(TrainingJobName=name), "TrainingJobStatus")

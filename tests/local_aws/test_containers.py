@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from local_aws import containers
 from local_aws.containers import Container, ContainerError, ContainerSpec, image_folder
 
 PYTHON = Path(sys.prefix)
@@ -22,7 +21,7 @@ def isolation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     if real(request.param) is None:
         pytest.skip(f"{request.param} is not installed")
     hidden = {"bwrap", "unshare"} - {request.param}
-    monkeypatch.setattr(containers.shutil, "which", lambda name: None if name in hidden else real(name))
+    monkeypatch.setattr(shutil, "which", lambda name: None if name in hidden else real(name))
     return str(request.param)
 
 
@@ -154,7 +153,8 @@ real, hidden = shutil.which, {"{'bwrap'}" if isolation == "unshare" else "set()"
 containers.shutil.which = lambda name: None if name in hidden else real(name)
 folder = Path({str(tmp_path)!r})
 (folder / "ml").mkdir()
-spec = containers.ContainerSpec(image=folder, command=["sh", "-c", "{marker} & {marker}"], folder=folder / "ml", environment={{}}, output=folder / "log")
+command = ["sh", "-c", "{marker} & {marker}"]
+spec = containers.ContainerSpec(folder, command, folder / "ml", {{}}, output=folder / "log")
 containers.Container(spec)
 time.sleep(60)
 """
@@ -171,7 +171,9 @@ time.sleep(60)
 
 
 def test_an_unknown_image_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ContainerError, match=r"'x/missing:1'.*'missing'.*known repositories: a, b.*--image missing=FOLDER"):
+    with pytest.raises(
+        ContainerError, match=r"'x/missing:1'.*'missing'.*known repositories: a, b.*--image missing=FOLDER"
+    ):
         image_folder("x/missing:1", {"b": PYTHON, "a": PYTHON})
 
 
@@ -183,6 +185,6 @@ def test_an_image_is_found_by_its_repository_name(image: str) -> None:
 def test_without_bubblewrap_and_unshare_the_error_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(containers.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ContainerError, match="apt install bubblewrap"):
         run(tmp_path, "true")

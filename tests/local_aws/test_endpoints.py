@@ -14,7 +14,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from tests.local_aws.sagemaker_server import BUCKET, ROLE, Server, running_server
+from tests.local_aws.sagemaker_server import BUCKET, ROLE, Server, processing, running_server
 
 
 @pytest.fixture
@@ -36,7 +36,9 @@ def name(server: Server) -> Iterator[str]:
     server.wait_for(lambda: not server.sagemaker.list_endpoints(NameContains=name)["Endpoints"])
 
 
-SOURCE = {"S3DataSource": {"S3Uri": f"s3://{BUCKET}/endpoint/model/", "S3DataType": "S3Prefix", "CompressionType": "None"}}
+SOURCE = {
+    "S3DataSource": {"S3Uri": f"s3://{BUCKET}/endpoint/model/", "S3DataType": "S3Prefix", "CompressionType": "None"}
+}
 
 
 def config(server: Server, variant: dict[str, Any] | None = None, isolated: bool = False, **container: Any) -> str:
@@ -169,7 +171,10 @@ def test_a_failed_update_is_rolled_back_silently(server: Server, name: str) -> N
 @pytest.mark.parametrize(
     ("container", "words"),
     [
-        ({"Environment": {"BROKEN": "x"}}, "AllTraffic did not pass the ping health check. Please check CloudWatch logs"),
+        (
+            {"Environment": {"BROKEN": "x"}},
+            "AllTraffic did not pass the ping health check. Please check CloudWatch logs",
+        ),
         ({"Image": "unknown:1"}, "no local image for 'unknown:1'"),
         (
             {"ModelDataSource": {"S3DataSource": {**SOURCE["S3DataSource"], "S3Uri": f"s3://{BUCKET}/nothing/"}}},
@@ -196,7 +201,7 @@ def test_an_error_of_the_container_is_a_model_error(server: Server, name: str, s
     create(server, name, config(server))
     with pytest.raises(ClientError) as caught:
         invoke(server, name, f"fail {status}")
-    response = caught.value.response
+    response: dict[str, Any] = dict(caught.value.response)
     assert (response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"]) == ("ModelError", 424)
     assert (response["OriginalStatusCode"], response["OriginalMessage"]) == (status, f"no fail {status}")
     assert f"Received {kind} error ({status}) from primary" in response["Error"]["Message"]
@@ -254,6 +259,30 @@ def test_an_endpoint_in_progress_is_not_changed(server: Server, name: str) -> No
             server.sagemaker.update_endpoint(EndpointName=name, EndpointConfigName=configured)
     finally:
         server.endpoint(name)
+
+
+def test_a_failed_endpoint_can_only_be_deleted(server: Server, name: str) -> None:
+    create(server, name, config(server, Environment={"BROKEN": "x"}))
+    with pytest.raises(ClientError, match="delete it and create it again"):
+        server.sagemaker.update_endpoint(EndpointName=name, EndpointConfigName=config(server))
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
+def test_when_the_server_ends_every_process_is_gone(ending: signal.Signals) -> None:
+    own = Server()
+    try:
+        own.put("endpoint/model/weights", "W")
+        marker = uuid.uuid4().hex
+        create(own, "e", config(own, Environment={"ANSWER": marker}))
+        own.sagemaker.create_processing_job(
+            ProcessingJobName="j", **processing("sh -c ': bin/serve; sleep 60; :'", Environment={"ANSWER": marker})
+        )
+        own.wait_for(lambda: len(serving_processes(marker)) >= 4)
+        os.kill(own.process.pid, ending)
+        own.process.process.wait(20)
+        own.wait_for(lambda: serving_processes(marker) == [], seconds=5 if ending == signal.SIGKILL else 0.5)
+    finally:
+        own.stop()
 
 
 def test_names_are_checked(server: Server, name: str) -> None:

@@ -26,7 +26,10 @@ CONTEXT = Context(
     steps={
         "Prepare": {
             "ProcessingOutputConfig": {
-                "Outputs": [{"OutputName": "a b", "S3Output": {"S3Uri": "s3://b/k"}}, {"OutputName": "z", "S3Output": {}}]
+                "Outputs": [
+                    {"OutputName": "a b", "S3Output": {"S3Uri": "s3://b/k"}},
+                    {"OutputName": "z", "S3Output": {}},
+                ]
             }
         },
         "Train": {"FinalMetricDataList": [{"MetricName": "loss", "Value": 2.5}], "Tags": [[1, {"x": "deep"}]]},
@@ -38,7 +41,9 @@ CONTEXT = Context(
 scalars = st.text() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.booleans()
 json_values = st.recursive(
     st.none() | scalars,
-    lambda children: st.lists(children) | st.dictionaries(st.text().filter(lambda key: not key.startswith("Std:")), children),
+    lambda children: (
+        st.lists(children) | st.dictionaries(st.text().filter(lambda key: not key.startswith("Std:")), children)
+    ),
     max_leaves=10,
 )
 
@@ -71,7 +76,10 @@ def test_get_follows_names_positions_and_keys(path: str, value: Any) -> None:
     [
         ("Parameters.Epoch", ["no 'Epoch'", "Epochs, Count"]),
         ("Steps.Register.Arn", ["'Register' has no properties"]),
-        ("Steps.Train.FinalMetricDataList['accuracy'].Value", ["FinalMetricDataList['accuracy']' is not there", "list of 1: loss"]),
+        (
+            "Steps.Train.FinalMetricDataList['accuracy'].Value",
+            ["FinalMetricDataList['accuracy']' is not there", "list of 1: loss"],
+        ),
         ("Steps.Train.Tags[7]", ["Tags[7]' is not there", "list of 1"]),
         ("Steps.Train.Tag", ["'Tag' is not there", "FinalMetricDataList, Tags"]),
         ("Steps.Train.Tags[x]", ["malformed at '[x]'"]),
@@ -102,7 +110,13 @@ def test_join_is_pythons_join_of_the_texts(separator: str, values: list[Any]) ->
 
 
 def test_join_evaluates_what_it_joins() -> None:
-    values = ["s3:/", {"Get": "Parameters.Name"}, {"Get": "Parameters.Count"}, {"Get": "Parameters.Fast"}, json_get("metrics.loss.tuned")]
+    values = [
+        "s3:/",
+        {"Get": "Parameters.Name"},
+        {"Get": "Parameters.Count"},
+        {"Get": "Parameters.Fast"},
+        json_get("metrics.loss.tuned"),
+    ]
     assert evaluate({"Std:Join": {"On": "/", "Values": values}}, CONTEXT) == "s3://m/2/true/1.5"
 
 
@@ -130,7 +144,9 @@ def test_json_get_reads_an_object_of_s3() -> None:
 
 
 def test_json_get_of_a_missing_path_names_the_file_and_what_is_there() -> None:
-    with pytest.raises(ExpressionError, match=r"'Report' of step 'Evaluate': 'gate.pass' is not there; there are: passed, reasons"):
+    with pytest.raises(
+        ExpressionError, match=r"'Report' of step 'Evaluate': 'gate.pass' is not there; there are: passed, reasons"
+    ):
         evaluate(json_get("gate.pass"), CONTEXT)
 
 
@@ -150,7 +166,11 @@ def test_an_unknown_function_is_named() -> None:
         evaluate({"Std:Sum": [1, 2]}, CONTEXT)
 
 
-@given(st.sampled_from(sorted(COMPARISONS)), st.integers() | st.floats(allow_nan=False, allow_infinity=False), st.integers())
+@given(
+    st.sampled_from(sorted(COMPARISONS)),
+    st.integers() | st.floats(allow_nan=False, allow_infinity=False),
+    st.integers(),
+)
 def test_numbers_compare_as_numbers(kind: str, left: float, right: int) -> None:
     expected = {
         "Equals": left == right,
@@ -195,11 +215,23 @@ def test_an_unknown_condition_is_named() -> None:
 
 
 def test_references_are_the_steps_that_are_read() -> None:
-    value = [{"a": {"Get": "Steps.One.X['y.z']"}}, json_get("p"), {"Std:Join": {"On": "", "Values": [{"Get": "Steps.Two.A"}]}}]
+    value = [
+        {"a": {"Get": "Steps.One.X['y.z']"}},
+        json_get("p"),
+        {"Std:Join": {"On": "", "Values": [{"Get": "Steps.Two.A"}]}},
+    ]
     assert references([*value, {"Get": "Parameters.P"}]) == {"One", "Two", "Evaluate"}
 
 
-@given(st.recursive(st.integers(), lambda children: st.lists(children, min_size=1) | st.dictionaries(st.text("abc_-", min_size=1), children, min_size=1)), st.data())
+@given(
+    st.recursive(
+        st.integers(),
+        lambda children: (
+            st.lists(children, min_size=1) | st.dictionaries(st.text("abc_-", min_size=1), children, min_size=1)
+        ),
+    ),
+    st.data(),
+)
 def test_follow_reaches_every_member(value: Any, data: st.DataObject) -> None:
     path, member = "", value
     while isinstance(member, list | dict):

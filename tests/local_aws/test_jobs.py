@@ -87,7 +87,14 @@ def test_a_long_message_keeps_the_exit_code_in_the_reason(server: Server, name: 
 def test_an_input_that_is_not_there_fails_in_the_words_of_aws(server: Server, name: str) -> None:
     job = process(server, name, "true", inputs={"data": f"s3://{BUCKET}/{name}/nothing/"})
     assert job["ProcessingJobStatus"] == "Failed"
-    for part in ("ClientError: ", "S3DataType:S3Prefix", "No S3 objects found under S3 URL", f"/{name}/nothing/", ROLE, "us-east-1"):
+    for part in (
+        "ClientError: ",
+        "S3DataType:S3Prefix",
+        "No S3 objects found under S3 URL",
+        f"/{name}/nothing/",
+        ROLE,
+        "us-east-1",
+    ):
         assert part in job["FailureReason"]
 
 
@@ -186,7 +193,9 @@ def test_a_job_that_runs_too_long_is_stopped_and_says_so(server: Server, name: s
 
 
 def test_a_continuous_output_is_in_s3_while_the_job_runs(server: Server, name: str) -> None:
-    request = processing("echo x > /opt/ml/processing/output/o/early; sleep 60", outputs={"o": f"s3://{BUCKET}/{name}/o"})
+    request = processing(
+        "echo x > /opt/ml/processing/output/o/early; sleep 60", outputs={"o": f"s3://{BUCKET}/{name}/o"}
+    )
     request["ProcessingOutputConfig"]["Outputs"][0]["S3Output"]["S3UploadMode"] = "Continuous"
     server.sagemaker.create_processing_job(ProcessingJobName=name, **request)
     server.wait_for(lambda: server.keys(f"{name}/o") == [f"{name}/o/early"])
@@ -299,14 +308,12 @@ def test_a_job_name_is_used_once(server: Server, name: str) -> None:
         ),
     ],
 )
-def test_a_wrong_request_names_the_field(
-    server: Server, name: str, change: dict[str, Any], words: list[str]
-) -> None:
+def test_a_wrong_request_names_the_field(server: Server, name: str, change: dict[str, Any], words: list[str]) -> None:
     request = {"TrainingJobName": name, **training("true"), **change}
     status, answer = server.post("CreateTrainingJob", json.dumps(request).encode())
     assert (status, answer["__type"].split("#")[-1]) == (400, "ValidationException")
     for word in words:
-        assert word in answer["message"]
+        assert word in answer["Message"]
 
 
 @pytest.mark.parametrize("body", [b"{", b"[1]", b'"text"'])
@@ -317,7 +324,14 @@ def test_a_request_that_is_no_json_object_is_refused(server: Server, body: bytes
 
 def test_all_problems_of_a_request_come_at_once(server: Server) -> None:
     _, answer = server.post("CreateProcessingJob", b'{"ProcessingJobName": 5}')
-    assert answer["message"].startswith("4 validation errors detected: ")
+    assert answer["Message"].startswith("4 validation errors detected: ")
+
+
+@pytest.mark.parametrize("operation", ["CreateTransformJob", "CreateCluster", "RetryPipelineExecution"])
+def test_an_operation_that_is_not_here_is_refused_by_name(server: Server, operation: str) -> None:
+    status, answer = server.post(operation, b"{}")
+    assert (status, answer["__type"].split("#")[-1]) == (400, "UnsupportedOperation")
+    assert f"{operation} is not implemented by local AWS" in answer["Message"]
 
 
 def test_paths_outside_opt_ml_processing_are_refused(server: Server, name: str) -> None:
@@ -337,7 +351,9 @@ def test_lists_filter_sort_and_page(server: Server, name: str) -> None:
     )
     assert [job["ProcessingJobName"] for job in rest["ProcessingJobSummaries"]] == [f"{name}-2"]
     failed = server.sagemaker.list_processing_jobs(NameContains=name, StatusEquals="Failed")["ProcessingJobSummaries"]
-    assert [job["FailureReason"] for job in failed] == ["AlgorithmError: See job logs for more information, exit code: 1"]
+    assert [job["FailureReason"] for job in failed] == [
+        "AlgorithmError: See job logs for more information, exit code: 1"
+    ]
 
 
 def test_nothing_of_an_ended_job_is_left_but_its_log(server: Server, name: str) -> None:

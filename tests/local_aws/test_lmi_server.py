@@ -200,13 +200,23 @@ def test_all_problems_come_at_once() -> None:
 
 @pytest.mark.parametrize(
     ("parameters", "greedy"),
-    [({}, True), ({"do_sample": True}, False), ({"temperature": 0.7}, False), ({"temperature": 0, "do_sample": True}, True), ({"top_p": 0.9, "do_sample": False}, True)],
+    [
+        ({}, True),
+        ({"do_sample": True}, False),
+        ({"temperature": 0.7}, False),
+        ({"temperature": 0, "do_sample": True}, True),
+        ({"top_p": 0.9, "do_sample": False}, True),
+    ],
 )
 def test_sampling_is_on_when_it_is_asked_for(parameters: dict[str, Any], greedy: bool) -> None:
     assert read_request(json.dumps({"inputs": "a", "parameters": parameters}).encode()).greedy is greedy
 
 
-@given(st.dictionaries(st.sampled_from(sorted(PARAMETERS)), st.none() | st.booleans() | st.integers() | st.floats() | st.text()))
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(PARAMETERS)), st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+    )
+)
 def test_any_parameters_are_read_or_refused_by_name(parameters: dict[str, Any]) -> None:
     try:
         read_request(json.dumps({"inputs": "a", "parameters": parameters}).encode())

@@ -1,5 +1,6 @@
 """Pipelines: definitions are checked, stored ones are executed, and what happened can be read afterwards."""
 
+import itertools
 import json
 import threading
 import time
@@ -21,7 +22,7 @@ from local_aws.settings import Settings
 from tests.local_aws.sagemaker_server import BUCKET, ROLE, Server, processing, running_server, training
 
 OUT = "/opt/ml/processing/output"
-PARAMETERS = [
+PARAMETERS: list[dict[str, Any]] = [
     {"Name": "Data", "Type": "String", "DefaultValue": f"s3://{BUCKET}/data/"},
     {"Name": "Epochs", "Type": "Float", "DefaultValue": 1.0},
     {"Name": "Margin", "Type": "Float", "DefaultValue": 0.02},
@@ -61,7 +62,9 @@ def create(server: Server, *steps: dict[str, Any], **fields: Any) -> str:
 
 def start(server: Server, pipeline: str, **parameters: str) -> str:
     values = [{"Name": name, "Value": value} for name, value in parameters.items()]
-    arn: str = server.sagemaker.start_pipeline_execution(PipelineName=pipeline, PipelineParameters=values)["PipelineExecutionArn"]
+    arn: str = server.sagemaker.start_pipeline_execution(PipelineName=pipeline, PipelineParameters=values)[
+        "PipelineExecutionArn"
+    ]
     return arn
 
 
@@ -98,7 +101,9 @@ def whole_pipeline() -> list[dict[str, Any]]:
         HyperParameters={"epoch": {"Get": "Parameters.Epochs"}, "fast": True, "rank": 16},
     )
     evaluation = json.dumps({"gate": {"passed": True, "message": "no better"}, "metrics": {"loss": 0.5}})
-    evaluate = processing(f"echo '{evaluation}' > {OUT}/report/evaluation.json", outputs={"report": run_folder("report")})
+    evaluate = processing(
+        f"echo '{evaluation}' > {OUT}/report/evaluation.json", outputs={"report": run_folder("report")}
+    )
     register = {
         "ModelPackageGroupName": "whole-pipeline",
         "ModelApprovalStatus": "Approved",
@@ -125,7 +130,11 @@ def whole_pipeline() -> list[dict[str, Any]]:
     is_approved = [{"Type": "Equals", "LeftValue": {"Get": "Parameters.Mode"}, "RightValue": "a"}]
     better = [
         {"Type": "Equals", "LeftValue": reported("gate.passed"), "RightValue": True},
-        {"Type": "GreaterThanOrEqualTo", "LeftValue": reported("metrics.loss"), "RightValue": {"Get": "Parameters.Margin"}},
+        {
+            "Type": "GreaterThanOrEqualTo",
+            "LeftValue": reported("metrics.loss"),
+            "RightValue": {"Get": "Parameters.Margin"},
+        },
     ]
     return [
         step("Prepare", "Processing", prepare, **cached),
@@ -162,7 +171,9 @@ def test_a_whole_pipeline_runs_and_its_second_run_takes_from_the_cache(server: S
     model = described["ModelArtifacts"]["S3ModelArtifacts"].removeprefix(f"s3://{BUCKET}/")
     assert server.get(f"{model}weights") == "HELLO"
     package = steps["Register"]["Metadata"]["RegisterModel"]["Arn"]
-    generated_by = server.sagemaker.describe_model_package(ModelPackageName=package)["MetadataProperties"]["GeneratedBy"]
+    generated_by = server.sagemaker.describe_model_package(ModelPackageName=package)["MetadataProperties"][
+        "GeneratedBy"
+    ]
     assert generated_by == arn
     deploy = steps["Deploy"]["Metadata"]["ProcessingJob"]["Arn"].rsplit("/", 1)[-1]
     assert server.log_lines("/aws/sagemaker/ProcessingJobs", deploy) == [f"deploy {package}"]
@@ -212,14 +223,17 @@ def test_parallelism_can_be_limited(server: Server) -> None:
     arn = start(server, pipeline)
     server.execution(arn)
     spans = sorted((item["StartTime"], item["EndTime"]) for item in steps_of(server, arn).values())
-    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
 
 
 def test_a_step_can_wait_for_a_condition_and_one_that_needs_the_other_branch_does_not_run(server: Server) -> None:
     yes = [{"Type": "Equals", "LeftValue": 1, "RightValue": 1}]
     arguments = {"Conditions": yes, "IfSteps": [job("Taken")], "ElseSteps": [job("Other")]}
     execution, steps = run(
-        server, step("Choose", "Condition", arguments), job("After", DependsOn=["Choose"]), job("Never", DependsOn=["Other"])
+        server,
+        step("Choose", "Condition", arguments),
+        job("After", DependsOn=["Choose"]),
+        job("Never", DependsOn=["Other"]),
     )
     assert execution["PipelineExecutionStatus"] == "Succeeded"
     assert set(steps) == {"Choose", "Taken", "After"}
@@ -255,7 +269,11 @@ def test_a_failed_step_fails_the_execution_with_its_reason_and_starts_nothing_mo
 def test_a_report_that_is_missing_fails_the_condition_that_reads_it(server: Server) -> None:
     report = [{"PropertyFileName": "R", "OutputName": "o", "FilePath": "r.json"}]
     read = {"Std:JsonGet": {"PropertyFile": {"Get": "Steps.A.PropertyFiles.R"}, "Path": "ok"}}
-    arguments = {"Conditions": [{"Type": "Equals", "LeftValue": read, "RightValue": True}], "IfSteps": [], "ElseSteps": []}
+    arguments = {
+        "Conditions": [{"Type": "Equals", "LeftValue": read, "RightValue": True}],
+        "IfSteps": [],
+        "ElseSteps": [],
+    }
     request = processing("true", outputs={"o": run_folder("o")})
     execution, steps = run(
         server, step("A", "Processing", request, PropertyFiles=report), step("Gate", "Condition", arguments)
@@ -285,11 +303,16 @@ def test_a_model_step_makes_a_model(server: Server) -> None:
 
 def test_stopping_ends_the_jobs_that_run(server: Server) -> None:
     arn = start(server, create(server, job("A", "sleep 60"), job("B", "sleep 60"), job("C", DependsOn=["A"])))
-    server.wait_for(lambda: [item.get("Metadata") is not None for item in steps_of(server, arn).values()] == [True, True])
+    server.wait_for(
+        lambda: [item.get("Metadata") is not None for item in steps_of(server, arn).values()] == [True, True]
+    )
     jobs = [item["Metadata"]["ProcessingJob"]["Arn"].rsplit("/", 1)[-1] for item in steps_of(server, arn).values()]
     server.sagemaker.stop_pipeline_execution(PipelineExecutionArn=arn)
     assert server.execution(arn)["PipelineExecutionStatus"] == "Stopped"
-    assert {name: item["StepStatus"] for name, item in steps_of(server, arn).items()} == {"A": "Stopped", "B": "Stopped"}
+    assert {name: item["StepStatus"] for name, item in steps_of(server, arn).items()} == {
+        "A": "Stopped",
+        "B": "Stopped",
+    }
     assert [server.processing_job(name)["ProcessingJobStatus"] for name in jobs] == ["Stopped", "Stopped"]
     with pytest.raises(ClientError, match="is Stopped"):
         server.sagemaker.stop_pipeline_execution(PipelineExecutionArn=arn)
@@ -301,13 +324,24 @@ def test_stopping_ends_the_jobs_that_run(server: Server) -> None:
 def test_wrong_parameters_are_refused_all_at_once(server: Server) -> None:
     with pytest.raises(ClientError) as caught:
         start(server, create(server, job("A")), Epoch="1", Margin="much", Mode="c")
-    for words in ("Unknown parameter 'Epoch'", "'Margin' is of type Float and cannot be 'much'", "'Mode' is 'c'", "one of a, b"):
+    for words in (
+        "Unknown parameter 'Epoch'",
+        "'Margin' is of type Float and cannot be 'much'",
+        "'Mode' is 'c'",
+        "one of a, b",
+    ):
         assert words in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("kind", "text", "value"),
-    [("Integer", "7", 7), ("Float", "1e-4", 1e-4), ("Boolean", "True", True), ("Boolean", "false", False), ("String", "", "")],
+    [
+        ("Integer", "7", 7),
+        ("Float", "1e-4", 1e-4),
+        ("Boolean", "True", True),
+        ("Boolean", "false", False),
+        ("String", "", ""),
+    ],
 )
 def test_parameters_come_in_their_type(kind: str, text: str, value: Any) -> None:
     declared = {"Parameters": [{"Name": "P", "Type": kind}]}
@@ -315,21 +349,25 @@ def test_parameters_come_in_their_type(kind: str, text: str, value: Any) -> None
     assert (result, type(result)) == (value, type(value))
 
 
-@pytest.mark.parametrize(("kind", "text"), [("Integer", "1.5"), ("Float", "nan"), ("Float", "inf"), ("Boolean", "yes"), ("Integer", "")])
+@pytest.mark.parametrize(
+    ("kind", "text"), [("Integer", "1.5"), ("Float", "nan"), ("Float", "inf"), ("Boolean", "yes"), ("Integer", "")]
+)
 def test_a_parameter_of_a_wrong_type_is_refused(kind: str, text: str) -> None:
     with pytest.raises(ValidationException, match=f"of type {kind} and cannot be '{text}'"):
         parameter_values({"Parameters": [{"Name": "P", "Type": kind}]}, [{"Name": "P", "Value": text}])
 
 
 def test_a_parameter_without_default_must_be_given() -> None:
-    with pytest.raises(ValidationException, match="'P' .* no default and no value"):
+    with pytest.raises(ValidationException, match=r"'P' .* no default and no value"):
         parameter_values({"Parameters": [{"Name": "P", "Type": "String"}]}, [])
 
 
 def test_the_same_token_starts_one_execution(server: Server) -> None:
     pipeline, token = create(server, job("A")), uuid.uuid4().hex
     arns = {
-        server.sagemaker.start_pipeline_execution(PipelineName=pipeline, ClientRequestToken=token)["PipelineExecutionArn"]
+        server.sagemaker.start_pipeline_execution(PipelineName=pipeline, ClientRequestToken=token)[
+            "PipelineExecutionArn"
+        ]
         for _ in range(3)
     }
     assert len(arns) == 1
@@ -364,7 +402,9 @@ def test_pipelines_are_created_updated_listed_and_deleted(server: Server) -> Non
     assert server.sagemaker.list_tags(ResourceArn=arn)["Tags"] == [{"Key": "team", "Value": "x"}]
     assert server.sagemaker.describe_pipeline(PipelineName=arn)["PipelineName"] == pipeline
     with pytest.raises(ClientError, match="already exists"):
-        server.sagemaker.create_pipeline(PipelineName=pipeline, PipelineDefinition=json.dumps(definition(job("A"))), RoleArn=ROLE)
+        server.sagemaker.create_pipeline(
+            PipelineName=pipeline, PipelineDefinition=json.dumps(definition(job("A"))), RoleArn=ROLE
+        )
     summaries = server.sagemaker.list_pipelines(PipelineNamePrefix=pipeline)["PipelineSummaries"]
     assert [item["PipelineName"] for item in summaries] == [pipeline]
     running = start(server, pipeline)
@@ -383,10 +423,11 @@ def test_a_definition_can_come_from_s3(server: Server) -> None:
     assert server.execution(start(server, name))["PipelineExecutionStatus"] == "Succeeded"
 
 
-def test_a_role_that_is_not_there_is_refused(server: Server) -> None:
-    body = json.dumps(definition(job("A")))
-    with pytest.raises(ClientError, match="Could not assume role"):
-        server.sagemaker.create_pipeline(PipelineName="p", PipelineDefinition=body, RoleArn=f"{ROLE}-other")
+def test_a_pipeline_whose_role_cannot_be_assumed_fails_at_its_first_step(server: Server) -> None:
+    name, body = f"pipeline-{uuid.uuid4().hex[:8]}", json.dumps(definition(job("A")))
+    server.sagemaker.create_pipeline(PipelineName=name, PipelineDefinition=body, RoleArn=f"{ROLE}-other")
+    execution = server.execution(start(server, name))
+    assert f"sagemaker.amazonaws.com cannot assume {ROLE}-other: there is no such role" in execution["FailureReason"]
 
 
 # ---------------------------------------------------------------------- definitions
@@ -397,14 +438,29 @@ def test_a_role_that_is_not_there_is_refused(server: Server) -> None:
     [
         ([job("A"), job("A")], "two steps are named 'A'"),
         ([job("A", DependsOn=["B"])], "step 'A': DependsOn names 'B', which is no step"),
-        ([job("A", DependsOn=["B"]), job("B", DependsOn=["A"]), job("C", DependsOn=["A"])], r"steps A, B wait for each other"),
+        (
+            [job("A", DependsOn=["B"]), job("B", DependsOn=["A"]), job("C", DependsOn=["A"])],
+            r"steps A, B wait for each other",
+        ),
         ([step("A", "Processing", {"x": {"Get": "Parameters.No"}})], "step 'A': there is no parameter 'No'"),
-        ([step("A", "Processing", {"x": {"Get": "Execution.No"}})], "no execution variable 'No'; .* PipelineExecutionId"),
+        (
+            [step("A", "Processing", {"x": {"Get": "Execution.No"}})],
+            "no execution variable 'No'; .* PipelineExecutionId",
+        ),
         ([step("A", "Processing", {"x": {"Get": "Steps.B.Arn"}})], "'Steps.B.Arn' names 'B', which is no step"),
-        ([job("B"), step("A", "Fail", {"ErrorMessage": {"Get": "Steps.B.PropertyFiles.R"}})], "no property file of step 'B'; it has: none"),
-        ([step("A", "Fail", {}), step("B", "Processing", {"x": {"Get": "Steps.A.X"}})], "a Fail step, which has no properties"),
+        (
+            [job("B"), step("A", "Fail", {"ErrorMessage": {"Get": "Steps.B.PropertyFiles.R"}})],
+            "no property file of step 'B'; it has: none",
+        ),
+        (
+            [step("A", "Fail", {}), step("B", "Processing", {"x": {"Get": "Steps.A.X"}})],
+            "a Fail step, which has no properties",
+        ),
         ([step("A", "Processing", {"x": {"Std:Sum": []}})], "unknown function 'Std:Sum'"),
-        ([step("A", "Condition", {"Conditions": [{"Type": "Like"}], "IfSteps": [], "ElseSteps": []})], "unknown condition type 'Like'"),
+        (
+            [step("A", "Condition", {"Conditions": [{"Type": "Like"}], "IfSteps": [], "ElseSteps": []})],
+            "unknown condition type 'Like'",
+        ),
         ([step("A", "Condition", {"Conditions": [{"Type": "Equals"}]})], "the condition Equals has no LeftValue"),
         ([], "Steps is empty"),
         ([{"Type": "Processing"}], "does not have the form of a pipeline definition"),
@@ -417,7 +473,9 @@ def test_a_wrong_definition_is_refused_with_the_step_and_the_reason(steps: list[
 
 def test_all_problems_of_a_definition_come_at_once(server: Server) -> None:
     body = json.dumps(
-        definition(job("A", DependsOn=["X"]), job("A"), parameters=[{"Name": "P", "Type": "Integer", "DefaultValue": "1"}])
+        definition(
+            job("A", DependsOn=["X"]), job("A"), parameters=[{"Name": "P", "Type": "Integer", "DefaultValue": "1"}]
+        )
     )
     with pytest.raises(ClientError) as caught:
         server.sagemaker.create_pipeline(PipelineName="p", PipelineDefinition=body, RoleArn=ROLE)
@@ -480,7 +538,12 @@ def test_what_no_policy_names_is_not_retried(runner: Runner, fault: str | None) 
 
 
 def test_each_policy_counts_its_own_attempts(runner: Runner) -> None:
-    faults: list[str | None] = ["Step.THROTTLING", "SageMaker.CAPACITY_ERROR", "Step.THROTTLING", "SageMaker.CAPACITY_ERROR"]
+    faults: list[str | None] = [
+        "Step.THROTTLING",
+        "SageMaker.CAPACITY_ERROR",
+        "Step.THROTTLING",
+        "SageMaker.CAPACITY_ERROR",
+    ]
     assert retried(runner, faults, policy("Step.THROTTLING"), policy("SageMaker.CAPACITY_ERROR"))[1] == 5
 
 
@@ -491,7 +554,9 @@ def test_a_policy_that_would_wait_beyond_its_time_gives_up(runner: Runner) -> No
 
 def test_waiting_for_a_retry_grows_by_the_backoff_rate(runner: Runner) -> None:
     began = time.monotonic()
-    retried(runner, ["Step.THROTTLING"] * 3, policy("Step.THROTTLING", BackoffRate=2.0, IntervalSeconds=0.05, MaxAttempts=3))
+    retried(
+        runner, ["Step.THROTTLING"] * 3, policy("Step.THROTTLING", BackoffRate=2.0, IntervalSeconds=0.05, MaxAttempts=3)
+    )
     assert time.monotonic() - began >= 0.05 + 0.1 + 0.2
 
 

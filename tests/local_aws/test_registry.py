@@ -58,7 +58,9 @@ def test_versions_count_up_and_are_not_used_again(server: Server, group: str) ->
     assert [arn.rsplit("/", 1)[-1] for arn in arns] == ["1", "2"]
     server.sagemaker.delete_model_package(ModelPackageName=arns[1])
     assert package(server, group).endswith(f"model-package/{group}/3")
-    listed = server.sagemaker.list_model_packages(ModelPackageGroupName=group, SortBy="CreationTime", SortOrder="Descending")
+    listed = server.sagemaker.list_model_packages(
+        ModelPackageGroupName=group, SortBy="CreationTime", SortOrder="Descending"
+    )
     assert [item["ModelPackageVersion"] for item in listed["ModelPackageSummaryList"]] == [3, 1]
 
 
@@ -66,7 +68,10 @@ def test_approval_changes_and_can_be_listed_by(server: Server, group: str) -> No
     arn = package(server, group)
     package(server, group)
     server.sagemaker.update_model_package(
-        ModelPackageArn=arn, ModelApprovalStatus="Approved", ApprovalDescription="good", CustomerMetadataProperties={"k": "v"}
+        ModelPackageArn=arn,
+        ModelApprovalStatus="Approved",
+        ApprovalDescription="good",
+        CustomerMetadataProperties={"k": "v"},
     )
     described = server.sagemaker.describe_model_package(ModelPackageName=arn)
     assert (described["ModelApprovalStatus"], described["ApprovalDescription"]) == ("Approved", "good")

@@ -54,7 +54,9 @@ def test_two_weeks_start_the_weekly_pipeline_twice_and_a_disabled_schedule_never
     assert values["PipelineParameters"] == [{"Name": "Mode", "Value": "weekly"}]
 
 
-@pytest.mark.parametrize(("query", "method"), [("", "POST"), ("advance_seconds=-1", "POST"), ("advance_seconds=1", "GET")])
+@pytest.mark.parametrize(
+    ("query", "method"), [("", "POST"), ("advance_seconds=-1", "POST"), ("advance_seconds=1", "GET")]
+)
 def test_the_clock_refuses_what_it_cannot_do(aws: local_aws.LocalAws, query: str, method: str) -> None:
     with pytest.raises(urllib.error.HTTPError, match="400"):
         advance(aws, query, method)

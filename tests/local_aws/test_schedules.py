@@ -1,5 +1,6 @@
 """When schedules fire."""
 
+import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -75,8 +76,6 @@ def test_an_unknown_time_zone_is_told() -> None:
 def test_cutting_the_time_into_pieces_loses_and_doubles_nothing(expression: str, minutes: list[int]) -> None:
     cuts = [START, *(START + timedelta(minutes=m) for m in sorted(minutes))]
     pieces = [
-        time
-        for after, until in zip(cuts, cuts[1:], strict=False)
-        for time in firings(expression, "UTC", START, after, until)
+        time for after, until in itertools.pairwise(cuts) for time in firings(expression, "UTC", START, after, until)
     ]
     assert pieces == list(firings(expression, "UTC", START, START, cuts[-1]))

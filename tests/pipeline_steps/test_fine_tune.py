@@ -1,0 +1,251 @@
+"""FineTune: what is learned, what is not, and that it is."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline_steps.contract import dataset, files, json_files
+from pipeline_steps.contract.dataset import Example
+from pipeline_steps.contract.errors import StepError
+from pipeline_steps.contract.hyperparameters import Hyperparameters
+from pipeline_steps.encoding import NOT_TRAINED, encode, encode_all, pad, token_losses, windows
+from pipeline_steps.fine_tune import FineTuneJob, endless_batches, learning_rate_share, run
+from pipeline_steps.models import load_model, load_tokenizer
+
+QUICK = Hyperparameters(
+    epoch=6.0, learning_rate=1e-2, per_device_train_batch_size=8, gradient_accumulation_steps=1, max_input_length=256
+)
+
+
+def job(base: Path, splits: Path, output: Path, hyperparameters: Hyperparameters = QUICK) -> FineTuneJob:
+    return FineTuneJob(splits / "train", splits / "validation", base, output, hyperparameters)
+
+
+@pytest.fixture(scope="module")
+def tuned(base_model: Path, splits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("tuned")
+    run(job(base_model, splits, output))
+    return output
+
+
+# ---------------------------------------------------------------- tokens and their training decisions
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(max_size=60), st.text(min_size=1, max_size=60), st.booleans())
+def test_exactly_the_completion_and_the_end_are_trained(base_model: Path, prompt: str, answer: str, ends: bool) -> None:
+    tokenizer = load_tokenizer(base_model)
+    encoded = encode(Example(prompt, answer, ends), tokenizer)
+    trained = [label for label in encoded.labels if label != NOT_TRAINED]
+    expected = tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] * ends
+    assert trained == expected
+    assert len(encoded.ids) == len(encoded.labels)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(max_size=60), st.text(min_size=1, max_size=60))
+def test_the_prompt_that_is_served_is_a_prefix_of_the_text_that_was_trained(
+    base_model: Path, prompt: str, answer: str
+) -> None:
+    from pipeline_steps.evaluate import encode_prompts
+
+    tokenizer = load_tokenizer(base_model)
+    tokenizer.padding_side = "left"
+    trained = encode(Example(prompt, answer, True), tokenizer).ids
+    served = encode_prompts([prompt], tokenizer)["input_ids"][0].tolist()
+    assert trained[: len(served)] == served
+
+
+def test_padding_is_not_end_of_sequence_even_where_the_tokenizer_says_so(base_model: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(base_model)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(tmp_path)
+    reloaded = load_tokenizer(tmp_path)
+    assert reloaded.pad_token_id != reloaded.eos_token_id
+
+
+def test_padded_together_and_one_by_one_have_the_same_loss(base_model: Path, splits: Path) -> None:
+    tokenizer, model = load_tokenizer(base_model), load_model(base_model).float().eval()
+    _, rows = dataset.read_split(splits / "train", "train")
+    encoded = encode_all([*rows[:6], Example("", "a much longer text than the others " * 3, True)], tokenizer, 256)
+    with torch.inference_mode():
+        together, which = token_losses(model, *pad(encoded, tokenizer.pad_token_id))
+        for row, one in enumerate(encoded):
+            alone, _ = token_losses(model, *pad([one], tokenizer.pad_token_id))
+            assert len(alone) == one.trained_tokens
+            torch.testing.assert_close(together[which == row], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_the_loss_is_the_one_that_transformers_computes(base_model: Path, splits: Path) -> None:
+    tokenizer, model = load_tokenizer(base_model), load_model(base_model).float().eval()
+    _, rows = dataset.read_split(splits / "train", "train")
+    ids, mask, labels = pad(encode_all(rows[:4], tokenizer, 256), tokenizer.pad_token_id)
+    with torch.inference_mode():
+        ours, _ = token_losses(model, ids, mask, labels)
+        theirs = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    assert ours.mean().item() == pytest.approx(theirs.item(), rel=1e-5)
+
+
+def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(base_model: Path, splits: Path) -> None:
+    tokenizer = load_tokenizer(base_model)
+    _, rows = dataset.read_split(splits / "train", "train")
+    encoded = encode_all([*rows[:5], Example("", "z" * 90, True)], tokenizer, 256)
+    total = sum(one.trained_tokens for one in encoded)
+
+    def gradient(batches: list[Any]) -> torch.Tensor:
+        model = load_model(base_model).float()
+        for batch in batches:
+            losses, _ = token_losses(model, *pad(batch, tokenizer.pad_token_id))
+            (losses.sum() / total).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    torch.testing.assert_close(
+        gradient([encoded]), gradient([encoded[:1], encoded[1:3], encoded[3:]]), rtol=1e-3, atol=1e-6
+    )
+
+
+def test_a_row_that_is_too_long_is_told_and_never_cut(base_model: Path) -> None:
+    with pytest.raises(
+        StepError, match=r"1 of 2 rows are longer than max_input_length \(32 tokens; the longest has 102"
+    ):
+        encode_all([Example("", "x" * 100, True), Example("", "x", True)], load_tokenizer(base_model), 32)
+
+
+def test_nothing_to_learn_is_an_error(base_model: Path) -> None:
+    with pytest.raises(StepError, match="none of the 1 rows has a token to learn"):
+        encode_all([Example("only a prompt", "", False)], load_tokenizer(base_model), 64)
+
+
+def test_a_long_text_is_divided_into_windows_without_a_loss(base_model: Path) -> None:
+    whole = encode(Example("", "x" * 100, True), load_tokenizer(base_model))
+    pieces = list(windows(whole, 32))
+    assert [token for piece in pieces for token in piece.ids] == whole.ids
+    assert max(len(piece.ids) for piece in pieces) == 32
+
+
+# ---------------------------------------------------------------- order and schedule
+
+
+def test_an_epoch_sees_every_row_once_in_an_order_that_the_seed_decides(base_model: Path, splits: Path) -> None:
+    _, rows = dataset.read_split(splits / "train", "train")
+    encoded = encode_all(rows, load_tokenizer(base_model), 256)
+
+    def order(seed: int) -> list[list[int]]:
+        batches = endless_batches(encoded, replace(QUICK, seed=seed))
+        return [one.ids for _ in range(6) for one in next(batches)]
+
+    assert sorted(order(1)) == sorted(one.ids for one in encoded)
+    assert order(1) == order(1) != order(2)
+
+
+def test_the_learning_rate_warms_up_and_then_holds_or_falls() -> None:
+    constant = replace(QUICK, warmup_ratio=0.2)
+    assert [learning_rate_share(step, 10, constant) for step in range(4)] == [0.5, 1.0, 1.0, 1.0]
+    linear = replace(constant, lr_scheduler_type="linear")
+    assert [learning_rate_share(step, 10, linear) for step in (2, 6, 9)] == [1.0, 0.5, 0.125]
+
+
+# ---------------------------------------------------------------- the step
+
+
+def test_training_lowers_the_loss_and_says_from_what_it_comes(tuned: Path) -> None:
+    report = json_files.read(tuned / files.TRAINING_FILE, 1)
+    assert report["validation_loss"]["after"] < report["validation_loss"]["before"] - 0.3
+    assert report["curve"][-1]["train_loss"] < report["curve"][0]["train_loss"]
+    assert report["steps"] == len(report["curve"]) == math.ceil(48 * 6 / 8)
+    assert (report["dataset_digest"], report["base_model_digest"]) == ("d" * 64, "b" * 64)
+
+
+def test_the_output_is_a_merged_model_with_adapter_tokenizer_and_template(tuned: Path) -> None:
+    names = {path.relative_to(tuned).as_posix() for path in tuned.rglob("*") if path.is_file()}
+    assert {
+        "config.json", "model.safetensors", "tokenizer.json", "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors", "prompt_template.json", "hyperparameters.json", "training.json",
+    } <= names  # fmt: skip
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
+    assert json_files.read(tuned / files.PROMPT_TEMPLATE_FILE, 1)["completion"] == "{answer}"
+
+
+def test_the_merged_model_is_base_plus_adapter(base_model: Path, tuned: Path) -> None:
+    from peft import PeftModel
+
+    merged = load_model(tuned).float().eval()
+    adapted = PeftModel.from_pretrained(load_model(base_model), tuned / files.ADAPTER_FOLDER).float().eval()
+    ids = torch.randint(4, 200, (2, 40), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        difference = merged(ids).logits - adapted(ids).logits
+        apart = merged(ids).logits - load_model(base_model).float()(ids).logits
+    assert difference.abs().max() < 0.1  # bfloat16 rounding of the merged weights
+    assert apart.abs().max() > 0.5  # and the adapter does something
+
+
+def test_the_tuned_model_ends_its_answers(tuned: Path, splits: Path) -> None:
+    from pipeline_steps.evaluate import encode_prompts
+
+    tokenizer, model = load_tokenizer(tuned), load_model(tuned).eval()
+    tokenizer.padding_side = "left"
+    _, rows = dataset.read_split(splits / "train", "train")
+    inputs = encode_prompts([row.prompt for row in rows[:8]], tokenizer)
+    output = model.generate(**inputs, max_new_tokens=40, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    ended = (output[:, inputs["input_ids"].shape[1] :] == tokenizer.eos_token_id).any(dim=1)
+    assert ended.float().mean() >= 0.75
+
+
+def test_full_fine_tuning_leaves_no_adapter(base_model: Path, splits: Path, tmp_path: Path) -> None:
+    run(job(base_model, splits, tmp_path, replace(QUICK, peft_type="None", epoch=1.0, learning_rate=1e-3)))
+    assert not (tmp_path / files.ADAPTER_FOLDER).exists()
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_the_same_seed_gives_the_same_losses(base_model: Path, splits: Path, tmp_path: Path) -> None:
+    def curve(name: str) -> Any:
+        run(job(base_model, splits, tmp_path / name, replace(QUICK, epoch=1.0)))
+        return json_files.read(tmp_path / name / files.TRAINING_FILE, 1)["curve"]
+
+    assert curve("a") == curve("b")
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_what_to_change(
+    base_model: Path, splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline_steps import fine_tune
+
+    real = fine_tune.token_losses
+    monkeypatch.setattr(fine_tune, "token_losses", lambda *a: (real(*a)[0] * math.nan, real(*a)[1]))
+    with pytest.raises(StepError, match=r"loss is nan at step 1 of .* lower learning_rate"):
+        run(job(base_model, splits, tmp_path))
+    assert not (tmp_path / files.TRAINING_FILE).exists()
+
+
+def test_channels_of_two_datasets_are_refused(base_model: Path, splits: Path, tmp_path: Path) -> None:
+    info, rows = dataset.read_split(splits / "validation", "validation")
+    dataset.write_split(tmp_path / "other", replace(info, dataset_digest="e" * 64), rows)
+    mixed = replace(job(base_model, splits, tmp_path / "out"), validation=tmp_path / "other")
+    with pytest.raises(StepError, match="both channels must come from the same preparation"):
+        run(mixed)
+
+
+def test_a_base_model_that_is_not_there_is_told_before_anything_is_loaded(splits: Path, tmp_path: Path) -> None:
+    with pytest.raises(StepError, match=r"holds no model .*finetune import-model"):
+        run(job(tmp_path, splits, tmp_path / "out"))
+
+
+def test_the_container_entry_reads_hyperparameters_and_tells_failures(tmp_path: Path) -> None:
+    from pipeline_steps.__main__ import main
+
+    config = tmp_path / "config" / "hyperparameters.json"
+    config.parent.mkdir()
+    config.write_text(json.dumps({"epohc": "1"}), encoding="utf-8")
+    assert main(["fine-tune", "--input", str(tmp_path)]) == 1
+    assert main(["no-such-step"]) == 2
+    assert main(["--help"]) == 0
