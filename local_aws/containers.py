@@ -5,6 +5,7 @@ The process is isolated by bubblewrap where it is installed, else by `unshare` (
 """
 
 import contextlib
+import logging
 import os
 import queue
 import shutil
@@ -21,6 +22,8 @@ from typing import IO
 
 ENTER_CONTAINER = Path(__file__).with_name("enter_container.py")
 HOST_NAME = "algo-1"
+
+log = logging.getLogger(__name__)
 
 
 class ContainerError(Exception):
@@ -173,10 +176,18 @@ class Container:
                 file.write(chunk)
                 file.flush()
                 *complete, incomplete = (incomplete + chunk).split(b"\n")
-                if complete:
-                    spec.on_lines([line.decode(errors="replace") for line in complete])
-        if incomplete:
-            spec.on_lines([incomplete.decode(errors="replace")])
+                self._hand_over(spec, complete)
+        self._hand_over(spec, [incomplete] if incomplete else [])
+
+    @staticmethod
+    def _hand_over(spec: ContainerSpec, lines: list[bytes]) -> None:
+        try:
+            if lines:
+                spec.on_lines([line.decode(errors="replace") for line in lines])
+        except (
+            Exception
+        ):  # somebody deleted the log group, say: the output must be read on, or the container would block
+            log.exception("%d lines are only in %s", len(lines), spec.output)
 
 
 def _children(process: int) -> list[int]:

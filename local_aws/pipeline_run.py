@@ -176,7 +176,7 @@ class Runner:
                         if_steps, else_steps = pipeline_definition.branches(step.step)
                         pending += if_steps if execution.properties[step.name]["Outcome"] else else_steps
                 running = sum(not step.ended for step in execution.steps)
-                may_start = not (execution.stop_requested or execution.failure or self._closed)
+                may_start = execution.failure is None and not execution.stop_requested and not self._closed
                 done = execution.properties.keys()
                 ready = [definition for definition in pending if pipeline_definition.dependencies(definition) <= done]
                 for definition in ready[: limit - running] if may_start else []:
@@ -224,7 +224,10 @@ class Runner:
                 "StepStatus": "Failed",
                 "FailureReason": f"InternalServerError: {type(error).__name__}: {error}"[:LONGEST_STEP_REASON],
             }
-        with self._service.changed:
+        with self._service.changed:  # result and status at once: who waits for the one sees the other
+            before = run.status
+            run.record.update({**end, "EndTime": now()})
+            self._service.changed.notify_all()
             if properties is not None:
                 execution.properties[run.name] = properties
             elif end["StepStatus"] == "Failed" and execution.failure is None:
@@ -235,7 +238,7 @@ class Runner:
                     if run.step["Type"] == "Fail"
                     else f"Step failure: One or multiple steps failed. {run.name}: {reason}"
                 )
-        self._set_step(execution, run, {**end, "EndTime": now()})
+        self._emit_step(execution, run, before)
 
     def _step_properties(self, execution: Execution, run: StepRun) -> dict[str, Any]:
         """Do what a step does; returns its properties, which later steps read."""

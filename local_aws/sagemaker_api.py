@@ -3,6 +3,7 @@
 import datetime
 import difflib
 import functools
+import logging
 import math
 import re
 import threading
@@ -15,6 +16,8 @@ from botocore.model import ListShape, MapShape, ServiceModel, Shape, StructureSh
 
 from local_aws import events, identity
 from local_aws.settings import Settings
+
+log = logging.getLogger(__name__)
 
 PRINCIPAL = "sagemaker.amazonaws.com"
 Request = dict[str, Any]
@@ -83,8 +86,14 @@ class Service:
             ) from None
 
     def emit(self, detail_type: str, detail: dict[str, Any], arn: str) -> None:
-        """Send an event of SageMaker to this server's EventBridge. Not to be called with the lock held."""
-        events.emit("aws.sagemaker", detail_type, _event_value(detail), [arn])
+        """Send an event of SageMaker to this server's EventBridge. Not to be called with the lock held.
+
+        What goes wrong with an event is in the server's log; it never stops the job that the event is about.
+        """
+        try:
+            events.emit("aws.sagemaker", detail_type, _event_value(detail), [arn])
+        except Exception:
+            log.exception("the event '%s' of %s was not sent", detail_type, arn)
 
     def arn(self, resource: str) -> str:
         """`resource` is `<type>/<name>`, for example `training-job/my-job`."""

@@ -6,13 +6,8 @@ Nothing here reaches the network or reads credentials, and the same input gives 
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from typing import Any
-
-# A class body of the SDK builds a client at import, and role checks would call IAM: both need these before the import.
-os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
-os.environ.setdefault("SAGEMAKER_VALIDATE_ROLE", "false")
 
 import boto3
 from sagemaker.core import image_uris

@@ -125,6 +125,15 @@ def test_output_comes_line_by_line_while_the_container_runs(tmp_path: Path) -> N
     assert (tmp_path / "log.txt").read_text() == "one\ntwo\nthree"
 
 
+def test_lines_that_cannot_be_handed_over_do_not_stop_the_container(tmp_path: Path) -> None:
+    class Refusing(list[str]):
+        def extend(self, lines: object) -> None:
+            raise OSError("no log group")
+
+    assert start(tmp_path, "seq 100000", Refusing()).wait(20) == 0
+    assert len((tmp_path / "log.txt").read_text().splitlines()) == 100_000
+
+
 def test_stop_lets_the_program_end_by_itself_first(tmp_path: Path) -> None:
     lines: list[str] = []
     container = start(tmp_path, "trap 'echo saved; exit 7' TERM; echo up; while :; do sleep 0.02; done", lines)
