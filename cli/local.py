@@ -3,13 +3,14 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import local_aws
-from cli.aws import LOCAL_ADDRESS, LOCAL_CREDENTIALS, LOCAL_STATE, REPOSITORY
+from cli.aws import ADDRESS_FILE, LOCAL_CREDENTIALS, LOCAL_STATE, REPOSITORY, local_address
 from cli.console import CommandError, console
 from config.settings import Settings
 
@@ -24,22 +25,33 @@ NODE = REPOSITORY / ".venv" / "bin"
 
 @contextmanager
 def running(settings: Settings, state: Path = LOCAL_STATE, port: int = 0) -> Iterator[local_aws.LocalAws]:
-    """Local AWS, empty at the start; no process of it is left at the end."""
+    """Local AWS, empty at the start, with its files in `state`; no process of it is left at the end."""
+    _refuse_if_running(state)
     os.environ["AWS_DEFAULT_REGION"] = settings.region
     shutil.rmtree(state, ignore_errors=True)
     state.mkdir(parents=True)
     with local_aws.start(state, IMAGES, port) as aws:
-        LOCAL_ADDRESS.parent.mkdir(parents=True, exist_ok=True)
-        LOCAL_ADDRESS.write_text(json.dumps({"url": aws.url}), encoding="utf-8")
+        address = state / ADDRESS_FILE
+        address.write_text(json.dumps({"url": aws.url}), encoding="utf-8")
         try:
             yield aws
         finally:
-            LOCAL_ADDRESS.unlink(missing_ok=True)
+            address.unlink(missing_ok=True)
 
 
-def deploy(settings: Settings, url: str, environment: str = "local", log: Path | None = None) -> None:
-    """`cdk bootstrap` and `cdk deploy --all` of `environment` against the AWS at `url`."""
-    log = log or LOCAL_STATE / "cdk.log"
+def _refuse_if_running(state: Path) -> None:
+    if not (state / ADDRESS_FILE).exists():
+        return
+    url = local_address(state)
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", int(url.rsplit(":", 1)[1]))) == 0:
+            raise CommandError(
+                f"local AWS runs already at {url} with {state}; stop it first with Ctrl-C in its terminal"
+            )
+
+
+def deploy(settings: Settings, url: str, log: Path, environment: str = "local") -> None:
+    """`cdk bootstrap` and `cdk deploy --all` of `environment` against the AWS at `url`; what they say goes to `log`."""
     target = f"aws://{settings.account}/{settings.region}"
     _cdk(["bootstrap", target], url, settings, log)
     _cdk(["deploy", "--all", "--require-approval", "never", "-c", f"environment={environment}"], url, settings, log)

@@ -4,6 +4,7 @@ A type that neither moto nor this module knows is refused by name when the chang
 that cannot be created rolls the stack back, with the reason in its events, where the CDK CLI reads it.
 """
 
+import inspect
 import json
 import logging
 from collections.abc import Callable
@@ -298,9 +299,10 @@ def install(settings: Settings) -> None:
     parsing.get_model_list.cache_clear()
     parsing.get_model_map.cache_clear()
     parsing.get_name_type_map.cache_clear()
-    parsing.ResourceMap.load = _checked(parsing.ResourceMap.load)
-    parsing.ResourceMap.update = _checked(parsing.ResourceMap.update)
-    stack_models.CloudFormationBackend.execute_change_set = _execute_change_set
+    backend = stack_models.CloudFormationBackend
+    for operation in ("create_stack", "update_stack", "create_change_set"):
+        setattr(backend, operation, _checked(getattr(backend, operation)))
+    backend.execute_change_set = _execute_change_set
     # moto reads bucket policies without their conditions, so "deny what is not TLS" would deny everything. Policies are
     # kept and can be read, but not enforced.
     FakeBucket.get_permission = lambda self, action, resource: PermissionResult.NEUTRAL
@@ -349,22 +351,28 @@ def _register(resource_type: ResourceType) -> None:
     )
 
 
-def _checked(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`original`, after every type in the template is known to be implemented."""
+def _refuse_unknown_types(template: dict[str, Any]) -> None:
+    unknown = [
+        f"{resource['Type']} ({logical_id})"
+        for logical_id, resource in template.get("Resources", {}).items()
+        if resource["Type"] not in parsing.get_model_map() and resource["Type"] not in parsing.NULL_MODELS
+    ]
+    if unknown:
+        raise ValidationError(
+            message=f"Template format error: Unrecognized resource types: [{', '.join(sorted(unknown))}]; "
+            "local AWS does not implement them"
+        )
 
-    def check(self: Any, *arguments: Any, **keywords: Any) -> Any:
-        template = arguments[0] if arguments and isinstance(arguments[0], dict) else self._template
-        unknown = [
-            f"{resource['Type']} ({logical_id})"
-            for logical_id, resource in template.get("Resources", {}).items()
-            if resource["Type"] not in parsing.get_model_map() and resource["Type"] not in parsing.NULL_MODELS
-        ]
-        if unknown:
-            raise ValidationError(
-                message=f"Template format error: Unrecognized resource types: [{', '.join(sorted(unknown))}]; "
-                "local AWS does not implement them"
-            )
-        return original(self, *arguments, **keywords)
+
+def _checked(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A backend method that takes a template, after every type in it is known to be implemented."""
+    signature = inspect.signature(original)
+
+    def check(*arguments: Any, **keywords: Any) -> Any:
+        template = signature.bind(*arguments, **keywords).arguments["template"]
+        if template:  # an update may keep the one it has
+            _refuse_unknown_types(stack_models.Stack.parse_template(template))
+        return original(*arguments, **keywords)
 
     return check
 

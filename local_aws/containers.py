@@ -147,11 +147,14 @@ class Container:
 
     def stop(self, grace: float) -> int:
         """SIGTERM to the main process, `grace` seconds for it to end, SIGKILL to all that is left; returns the exit code."""
-        for process in self._main_processes():
+        deadline = time.monotonic() + grace
+        while not (processes := self._main_processes()) and self.running and time.monotonic() < deadline:
+            time.sleep(0.01)  # the file system is still being set up
+        for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGTERM)
         try:
-            return self.wait(grace)
+            return self.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             self.kill()
             return self.wait()

@@ -16,6 +16,7 @@ from typing import Any
 import boto3
 from moto.events.models import Rule, events_backends
 from moto.s3 import notifications as s3_notifications
+from moto.s3.models import s3_backends
 
 from local_aws import identity
 from local_aws.settings import Settings
@@ -71,7 +72,10 @@ def client(service: str, credentials: dict[str, str] | None = None) -> Any:
     )
 
 
-def _send_s3_event(account_id: str, bucket: Any, event_name: str, key: Any) -> None:
+def _send_s3_event(account_id: str, bucket: Any, event_name: Any, key: Any) -> None:
+    tagging = s3_notifications.S3NotificationEvent.OBJECT_TAGGING_PUT_EVENT
+    if event_name == tagging and not s3_backends[account_id]["aws"].tagger.get_tag_dict_for_resource(key.arn):
+        return  # moto announces tags for every new object; AWS only where there are some
     detail = {
         "version": "0",
         "bucket": {"name": bucket.name},

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 Kind = Literal["Processing", "Training"]
 STOP_GRACE_SECONDS = 120.0  # what SageMaker gives a job between SIGTERM and SIGKILL
 SHUTDOWN_GRACE_SECONDS = 2.0
-SYNC_SECONDS = 2.0  # how often checkpoints and continuous outputs are looked at
+SYNC_SECONDS = 1.0  # how often checkpoints and continuous outputs are looked at
 LONGEST_REASON = 1024  # characters of FailureReason and ExitMessage
 
 SECONDARY_STATUS_MESSAGES = {

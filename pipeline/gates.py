@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sagemaker.core.workflow.functions import Join
 
-from pipeline_steps.contract import metrics
+from pipeline_steps.contract.metrics import LOSS, ROUGE_L
 
 if TYPE_CHECKING:
     from pipeline.definition import Parameters
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def arguments(parameters: "Parameters") -> "list[str | Join]":
     """Evaluate's `--gate` flags: one for each check, as mode,metric,compared_with,direction,margin,minimum_n."""
     checks = [
-        ("any", metrics.LOSS, "base", "lower", parameters.min_loss_improvement),
-        ("instruction", metrics.ROUGE_L, "base", "higher", parameters.min_rouge_l_improvement),
+        ("any", LOSS, "base", "lower", parameters.min_loss_improvement),
+        ("instruction", ROUGE_L, "base", "higher", parameters.min_rouge_l_improvement),
     ]
     flags: list[str | Join] = []
     for mode, metric, compared_with, direction, margin in checks:

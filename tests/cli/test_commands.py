@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from cli.aws import REPOSITORY
+from cli.aws import REPOSITORY, local_address
+from cli.console import CommandError
 
 
 def finetune(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -27,7 +29,6 @@ def test_help_names_every_command() -> None:
         (["demo", "--mode", "chat"], "--mode is 'chat'; allowed: instruction, domain"),
         (["start", "-p", "Epoch"], "expected Name=Value"),
         (["status", "-e", "nowhere"], "choose one of dev, local, prod"),
-        (["status", "-e", "local"], "make local"),
     ],
 )
 def test_wrong_input_is_one_message_and_exit_code_1(arguments: list[str], said: str) -> None:
@@ -35,3 +36,8 @@ def test_wrong_input_is_one_message_and_exit_code_1(arguments: list[str], said: 
     assert finished.returncode == 1
     assert said in finished.stdout + finished.stderr
     assert "Traceback" not in finished.stdout + finished.stderr
+
+
+def test_without_a_running_local_aws_the_way_to_start_one_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="start it with 'make local'"):
+        local_address(tmp_path)

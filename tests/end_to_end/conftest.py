@@ -34,7 +34,7 @@ def empty_deployment(settings: Settings, tmp_path_factory: pytest.TempPathFactor
     state = tmp_path_factory.mktemp("local_aws")
     with local.running(settings, state / "aws") as aws:
         clock = time.monotonic()
-        local.deploy(settings, aws.url, environment=CONFIGURATION, log=state / "cdk.log")
+        local.deploy(settings, aws.url, state / "cdk.log", CONFIGURATION)
         print(f"cdk bootstrap and deploy: {time.monotonic() - clock:.1f} s")
         yield Deployment(settings, aws.url)
 

@@ -143,6 +143,12 @@ def test_stop_lets_the_program_end_by_itself_first(tmp_path: Path) -> None:
     assert lines == ["up", "saved"]
 
 
+def test_a_container_can_be_stopped_at_once_after_its_start(tmp_path: Path) -> None:
+    began = time.monotonic()
+    assert start(tmp_path, "sleep 60", []).stop(30) == 143
+    assert time.monotonic() - began < 10
+
+
 def test_stop_kills_what_does_not_end_children_too(tmp_path: Path) -> None:
     lines: list[str] = []
     container = start(tmp_path, "trap '' TERM; sleep 61.25 & echo up; sleep 61.25", lines)

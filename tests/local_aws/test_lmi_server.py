@@ -45,6 +45,9 @@ class Lmi:
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         variables = {**os.environ, "HF_MODEL_ID": str(model), "SAGEMAKER_BIND_TO_PORT": str(port), **environment}
+        variables["OMP_NUM_THREADS"] = (
+            "1"  # threads that wait for each other on a busy machine cost more than they give
+        )
         variables.pop("PYTHONPATH", None)
         program = [STEPS_ENVIRONMENT / "bin/python3", REPOSITORY / "local_aws/lmi_server.py"]
         self.process = subprocess.Popen(program, env=variables, cwd="/", stdout=subprocess.DEVNULL)
