@@ -10,7 +10,7 @@ CDK_CLI := node_modules/.ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo local test check deploy setup constraints clean
+.PHONY: help demo local test check bench deploy setup constraints clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ check: $(APP) $(CDK_CLI)  ## lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: setup  ## the figures of the documentation, measured again (bench/results/)
+	$(BIN)/python -m bench.local_aws_overhead
+
 deploy: $(APP) $(CDK_CLI)  ## deploy to the AWS account of your credentials (ENVIRONMENT=dev|prod); see docs/aws.md
 	npx cdk deploy --all -c environment=$(ENVIRONMENT)
 
@@ -39,6 +42,7 @@ $(APP): requirements.txt requirements-dev.txt constraints.txt
 	@echo "Setting up .venv: the CDK app, the CLI, local AWS (about 1 GB; minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
 $(STEPS): requirements-steps.txt constraints-steps.txt pipeline_steps/requirements.txt

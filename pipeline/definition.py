@@ -255,7 +255,7 @@ def evaluate(settings: Settings, parameters: Parameters, prepared: RequestStep, 
         inputs={
             "test": data_card_value("uris.test"),
             "base": base_model_uri(settings),
-            "model": tuned.properties.ModelArtifacts.S3ModelArtifacts,
+            "model": tuned_model_uri(tuned),
         },
         outputs=[files.EVALUATION_OUTPUT],
         isolated=True,
@@ -285,7 +285,7 @@ def register(
                     "Image": serving_image(settings.images, settings.region),
                     "ModelDataSource": {
                         "S3DataSource": {
-                            "S3Uri": tuned.properties.ModelArtifacts.S3ModelArtifacts,
+                            "S3Uri": tuned_model_uri(tuned),
                             "S3DataType": "S3Prefix",
                             "CompressionType": "None",
                         }
@@ -371,6 +371,12 @@ def evaluation_value(json_path: str) -> JsonGet:
 def base_model_uri(settings: Settings) -> str:
     """Where `finetune import-model` puts the base weights; jobs never ask a hub."""
     return f"s3://${{ArtifactBucket}}/base-models/{settings.base_model.name}/"
+
+
+def tuned_model_uri(tuned: RequestStep) -> Join:
+    """The folder with FineTune's output. Its own ModelArtifacts may come without the last slash, which hosting demands."""
+    output = tuned.properties.OutputDataConfig.S3OutputPath
+    return Join(on="/", values=[output, tuned.properties.TrainingJobName, "output/model/"])
 
 
 def run_uri(name: str) -> Join:
