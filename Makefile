@@ -38,7 +38,7 @@ deploy: $(APP) $(CDK_CLI)  ## deploy to the AWS account of your credentials (ENV
 
 setup: $(APP) $(STEPS) $(CDK_CLI)  ## both virtual environments and the CDK CLI
 
-$(APP): requirements.txt requirements-dev.txt constraints.txt
+$(APP): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
 	@echo "Setting up .venv: the CDK app, the CLI, local AWS (about 1 GB; minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
@@ -59,7 +59,7 @@ $(CDK_CLI): package.json package-lock.json | $(APP)
 constraints: setup  ## pin every package that the environments hold now
 	@for env in "" "-steps"; do \
 	  { echo "# Every package of .venv$$env, pinned; made by 'make constraints'."; \
-	    .venv$$env/bin/python -m pip freeze | sed 's/+cpu//'; } > constraints$$env.txt; done
+	    .venv$$env/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints$$env.txt; done
 
 clean:  ## remove what the targets made
 	rm -rf .venv .venv-steps node_modules build
