@@ -55,12 +55,12 @@ def run(mode: str) -> None:
         _headline(4, f"{examples.relative_to(REPOSITORY)} -> s3://{deployment.raw_bucket}/{mode}/")
         before = executions.newest(deployment)
         key = datasets.upload(deployment, examples, mode)
-        arn = _wait_for_the_event(deployment, before)
+        arn = wait_for_execution(deployment, before)
         console.print(f"   {key} arrived; its event started {arn}")
 
         _headline(5, f"{settings.finetune_pipeline_name}")
         view = executions.follow(deployment, arn)
-        seconds["pipeline"] = sum_seconds(deployment, arn)
+        seconds["pipeline"] = duration_seconds(deployment, arn)
         if view.status != "Succeeded":
             raise CommandError(f"the execution ended as {view.status}: {view.reason}\nlogs: {STATE / 'logs'}")
 
@@ -75,7 +75,8 @@ def _headline(number: int, text: str) -> None:
     console.print(f"[bold]{number}. {escape(text)}[/]")
 
 
-def _wait_for_the_event(deployment: Deployment, before: str | None) -> str:
+def wait_for_execution(deployment: Deployment, before: str | None) -> str:
+    """ARN of the first execution that is newer than `before`."""
     deadline = time.monotonic() + EVENT_SECONDS
     while time.monotonic() < deadline:
         arn = executions.newest(deployment)
@@ -83,12 +84,11 @@ def _wait_for_the_event(deployment: Deployment, before: str | None) -> str:
             return arn
         time.sleep(0.2)
     raise CommandError(
-        f"no execution started within {EVENT_SECONDS} s of the upload; see {STATE / 'server.log'} "
-        "for what became of the S3 event"
+        f"no execution started within {EVENT_SECONDS} s; see server.log of local AWS for what became of the event"
     )
 
 
-def sum_seconds(deployment: Deployment, arn: str) -> float:
+def duration_seconds(deployment: Deployment, arn: str) -> float:
     """Seconds between the execution's start and its last change."""
     execution = deployment.sagemaker.describe_pipeline_execution(PipelineExecutionArn=arn)
     return float((execution["LastModifiedTime"] - execution["CreationTime"]).total_seconds())

@@ -6,6 +6,8 @@ The tests build on each other in the order of the file, as a user's days do.
 import json
 import os
 import subprocess
+import urllib.request
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ def upload_and_follow(deployment: Deployment, folder: Path, mode: str) -> execut
     """Upload a dataset, wait for the execution that its event starts, and for that execution's end."""
     before = executions.newest(deployment)
     datasets.upload(deployment, folder, mode)
-    return executions.follow(deployment, demo._wait_for_the_event(deployment, before))
+    return executions.follow(deployment, demo.wait_for_execution(deployment, before))
 
 
 def steps_of(view: executions.ExecutionView) -> dict[str, str]:
@@ -165,10 +167,13 @@ def test_a_parameter_that_does_not_exist_is_refused(deployment: Deployment) -> N
         executions.start(deployment, {"Epohc": "2"})
 
 
-def test_the_schedule_is_deployed_and_points_at_the_pipeline(deployment: Deployment) -> None:
-    scheduler = deployment.client("scheduler")
-    schedules = scheduler.list_schedules()["Schedules"]
-    assert len(schedules) == 1
-    schedule = scheduler.get_schedule(Name=schedules[0]["Name"])
-    assert schedule["State"] == "ENABLED"
-    assert schedule["Target"]["Arn"].endswith(":pipeline/tiny-finetune")
+def test_the_deployed_schedule_starts_the_pipeline_every_week(deployment: Deployment) -> None:
+    before = executions.newest(deployment)
+    week = f"{deployment.endpoint_url}/_local/clock?advance_seconds={7 * 86400}"
+    urllib.request.urlopen(urllib.request.Request(week, method="POST"), timeout=5).close()
+    arn = demo.wait_for_execution(deployment, before)
+    values = deployment.sagemaker.list_pipeline_parameters_for_execution(PipelineExecutionArn=arn)["PipelineParameters"]
+    given = {value["Name"]: value["Value"] for value in values}
+    assert given["DatasetManifest"] == "instruction/dataset.manifest" and given["TuningMode"] == "instruction"
+    deployment.sagemaker.stop_pipeline_execution(PipelineExecutionArn=arn, ClientRequestToken=uuid.uuid4().hex)
+    assert executions.follow(deployment, arn).status == "Stopped"
