@@ -133,7 +133,9 @@ class Variant:
             "AWS_DEFAULT_REGION": settings.region,
         }
         if self._isolated:
-            command = [sys.executable, "-I", "-S", str(PORT_BRIDGE), "/opt/ml/port", str(self._port), "--", *command]
+            # The interpreter itself and not its link in a virtual environment, which may lie where the container cannot see.
+            python = str(Path(sys.executable).resolve())
+            command = [python, "-I", "-S", str(PORT_BRIDGE), "/opt/ml/port", str(self._port), "--", *command]
             visible = [*visible, PORT_BRIDGE]
         elif "ExecutionRoleArn" in self._model:
             environment |= {

@@ -35,14 +35,22 @@ def encode(example: Example, tokenizer: Any) -> Encoded:
         ids.extend(tokens)
         labels.extend(tokens if trained else [NOT_TRAINED] * len(tokens))
 
-    if tokenizer.bos_token_id is not None and tokenizer.bos_token_id != tokenizer.eos_token_id:
-        add([tokenizer.bos_token_id], trained=False)
+    add(beginning(tokenizer), trained=False)
     # Prompt and completion are encoded apart, so that the prompt's tokens here are those that serving sends.
     add(tokenizer(example.prompt, add_special_tokens=False)["input_ids"], trained=False)
     add(tokenizer(example.completion, add_special_tokens=False)["input_ids"], trained=True)
     if example.ends:
         add([tokenizer.eos_token_id], trained=True)
     return Encoded(ids, labels)
+
+
+def beginning(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts before every text by itself: [begin-of-sequence] or nothing.
+
+    Servers encode a prompt with the tokenizer's defaults, so training must begin its texts in the same way.
+    """
+    first: list[int] = tokenizer("")["input_ids"][:1]
+    return first if first == [tokenizer.bos_token_id] else []
 
 
 def encode_all(examples: Sequence[Example], tokenizer: Any, max_tokens: int) -> list[Encoded]:

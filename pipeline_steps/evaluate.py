@@ -20,7 +20,7 @@ from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.gate import Gate
 from pipeline_steps.contract.metrics import Comparison
 from pipeline_steps.contract.progress import report
-from pipeline_steps.encoding import Encoded, encode_all, pad, token_losses
+from pipeline_steps.encoding import Encoded, beginning, encode_all, pad, token_losses
 from pipeline_steps.models import base_model_digest, load_model, load_tokenizer
 from pipeline_steps.statistics import compare_losses, compare_rouge_l
 
@@ -190,9 +190,8 @@ def generate(name: str, model: Any, tokenizer: Any, prompts: Sequence[str], max_
 
 
 def encode_prompts(prompts: Sequence[str], tokenizer: Any) -> Any:
-    """The prompts' tokens exactly as training saw them (encoding.encode): begin-of-sequence where the tokenizer has one."""
-    begins = tokenizer.bos_token_id is not None and tokenizer.bos_token_id != tokenizer.eos_token_id
-    start = [tokenizer.bos_token_id] if begins else []
+    """The prompts' tokens exactly as training saw them (encoding.encode)."""
+    start = beginning(tokenizer)
     ids = [start + tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
     return tokenizer.pad({"input_ids": ids}, return_tensors="pt")
 

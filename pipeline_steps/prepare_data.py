@@ -4,18 +4,22 @@ in    raw/        train/ (or the rows themselves), optional validation/ and prom
 out   report/     data_card.json, written last
       S3          <publish_to>/<digest>/{train,validation,test}/{examples.jsonl, dataset.json}
 
-raw_data.py reads what users bring. Every bad row is told with its place, all at once, and then nothing is written.
+Instruction tuning takes one or more .jsonl files and an optional template.json; domain adaptation exactly one .txt, .csv
+or .json. Every bad row is told with its place, all at once, and then nothing is written.
 """
 
+import argparse
+import csv
 import hashlib
+import io
 import json
-import tempfile
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pipeline_steps import raw_data
-from pipeline_steps.arguments import ArgumentParser, number
-from pipeline_steps.contract import dataset, files, json_files
+from pipeline_steps.contract import dataset, files, json_files, prompt_template
 from pipeline_steps.contract.dataset import Example
 from pipeline_steps.contract.errors import DataError, StepError
 from pipeline_steps.contract.progress import report
@@ -42,23 +46,22 @@ class PrepareJob:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Examples by split, and what they have in common. `rows_read`: before copies were put together."""
+    """Examples by split, and what they have in common."""
 
     digest: str
     splits: dict[str, list[Example]]
     template: PromptTemplate | None
     prompts: list[str]
-    rows_read: int
 
 
 def main(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="prepare-data", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="prepare-data", description=__doc__.split("\n\n")[0])
     parser.add_argument("--raw", type=Path, default=Path("/opt/ml/processing/input/raw"))
     parser.add_argument("--output", type=Path, default=Path("/opt/ml/processing/output") / files.REPORT_OUTPUT)
     parser.add_argument("--tuning_mode", choices=("instruction", "domain"), required=True)
-    parser.add_argument("--validation_split_ratio", type=number(float, 0, 0.9), default=0.1)
+    parser.add_argument("--validation_split_ratio", type=float, default=0.1)
     parser.add_argument("--test_split_ratio", type=float, default=0.2)
-    parser.add_argument("--train_data_split_seed", type=number(int, 0, 2**31), default=0)
+    parser.add_argument("--train_data_split_seed", type=int, default=0)
     parser.add_argument("--publish_to", required=True, help="S3 prefix for the dataset")
     parser.add_argument(
         "--base_model_uri", required=True, help="S3 prefix of the base model; only its presence is checked"
@@ -80,17 +83,16 @@ def run(job: PrepareJob) -> None:
 
     root = f"{job.publish_to.rstrip('/')}/{prepared.digest}"
     uris = {split: f"{root}/{split}/" for split in dataset.SPLITS}
-    with tempfile.TemporaryDirectory() as scratch:
-        for done, (split, examples) in enumerate(prepared.splits.items(), start=1):
-            if not s3.exists(uris[split] + files.DATASET_FILE):
-                folder = Path(scratch) / split
-                info = dataset.SplitInfo(
-                    prepared.digest, job.tuning_mode, split, len(examples), prepared.template, prepared.prompts
-                )
-                dataset.write_split(folder, info, examples)
-                for name in (files.EXAMPLES_FILE, files.DATASET_FILE):  # the second completes the split
-                    s3.upload(folder / name, uris[split] + name)
-            report("publish", done, len(prepared.splits))
+    for number, (split, examples) in enumerate(prepared.splits.items(), start=1):
+        if not s3.exists(uris[split] + files.DATASET_FILE):
+            folder = job.output.with_name("dataset") / split
+            info = dataset.SplitInfo(
+                prepared.digest, job.tuning_mode, split, len(examples), prepared.template, prepared.prompts
+            )
+            dataset.write_split(folder, info, examples)
+            for name in (files.EXAMPLES_FILE, files.DATASET_FILE):  # the second completes the split
+                s3.upload(folder / name, uris[split] + name)
+        report("publish", number, len(prepared.splits))
 
     json_files.write(
         job.output / files.DATA_CARD_FILE,
@@ -100,8 +102,6 @@ def run(job: PrepareJob) -> None:
             "tuning_mode": job.tuning_mode,
             "uris": uris,
             "counts": {split: len(examples) for split, examples in prepared.splits.items()},
-            "rows_read": prepared.rows_read,
-            "copies_left_out": prepared.rows_read - sum(map(len, prepared.splits.values())),
             "characters": {
                 split: sum(len(example.prompt) + len(example.completion) for example in examples)
                 for split, examples in prepared.splits.items()
@@ -113,43 +113,37 @@ def run(job: PrepareJob) -> None:
 
 def prepare(job: PrepareJob) -> Prepared:
     """Read, check and split. Raises DataError with every problem; writes nothing."""
-    # 1. Every file, every problem.
-    has_folders = (job.raw / "train").is_dir()
-    folders = [job.raw / "train"] if has_folders else [job.raw]
-    if has_folders and (job.raw / "validation").is_dir():
-        folders.append(job.raw / "validation")
-    problems: list[str] = []
-    template = raw_data.read_template(folders[0], problems) if job.tuning_mode == "instruction" else None
-    prompts = raw_data.read_prompts(job.raw / files.PROMPTS_FILE, problems)
-    groups = []
-    for folder in folders:
-        place = "" if folder.name != "validation" else "validation/"
-        if job.tuning_mode == "instruction":
-            groups.append(raw_data.read_rows(folder, place, template, problems))
-        else:
-            groups.append(raw_data.read_document(folder, place, problems))
-    if problems:
-        raise DataError(problems)
+    train_folder = job.raw / "train" if (job.raw / "train").is_dir() else job.raw
+    validation_folder = job.raw / "validation" if (job.raw / "validation").is_dir() else None
+    folders = [train_folder, *([validation_folder] if validation_folder else [])]
+    template = None
 
-    # 2. Splits. The same row twice counts once: its copy would only weigh it double, or sit in the test set as a leak.
+    if job.tuning_mode == "instruction":
+        template_file = train_folder / files.TEMPLATE_FILE
+        template = prompt_template.read(template_file) if template_file.is_file() else prompt_template.DEFAULT
+        groups = [read_instruction_rows(folder, template) for folder in folders]
+    else:
+        groups = [read_document(folder) for folder in folders]
+
     splits: dict[str, list[Example]] = {split: [] for split in dataset.SPLITS}
-    splits["validation"] = list(dict.fromkeys(groups[1])) if len(groups) > 1 else []
-    validation_ratio = 0.0 if splits["validation"] else job.validation_split_ratio
-    held_out = {text_to_split_by(example) for example in splits["validation"]}
-    for example in dict.fromkeys(groups[0]):
+    validation_ratio = 0.0 if validation_folder else job.validation_split_ratio
+    for example in dict.fromkeys(groups[0]):  # the same row twice would sit on both sides of a split only by its copy
         split = split_of(example, job.train_data_split_seed, validation_ratio, job.test_split_ratio)
-        if text_to_split_by(example) not in held_out:
-            splits[split].append(example)
+        splits[split].append(example)
+    if validation_folder:
+        splits["validation"] = list(dict.fromkeys(groups[1]))
     short = [
         f"the {split} split has {len(splits[split])} rows, at least {minimum} are needed; add rows or change the split ratios "
-        f"(validation {job.validation_split_ratio:g}, test {job.test_split_ratio:g})"
+        f"(validation {job.validation_split_ratio}, test {job.test_split_ratio})"
         for split, minimum in MINIMUM_ROWS.items()
         if len(splits[split]) < minimum
     ]
     if short:
         raise DataError(short)
 
-    # 3. The address: a hash of all that the dataset holds.
+    prompts_file = job.raw / files.PROMPTS_FILE
+    prompts = prompts_file.read_text(encoding="utf-8").split("\n") if prompts_file.is_file() else []
+    prompts = [prompt.strip() for prompt in prompts if prompt.strip()]
     content = {
         "schema_version": dataset.SCHEMA_VERSION,
         "tuning_mode": job.tuning_mode,
@@ -158,18 +152,149 @@ def prepare(job: PrepareJob) -> Prepared:
         "splits": {split: [example.to_line() for example in examples] for split, examples in splits.items()},
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return Prepared(digest, splits, template, prompts, rows_read=sum(map(len, groups)))
+    return Prepared(digest, splits, template, prompts)
 
 
 def split_of(example: Example, seed: int, validation_ratio: float, test_ratio: float) -> str:
     """The split of a row, by its content and the seed alone: it never changes sides when other rows come or go."""
-    key = hashlib.sha256(f"{seed}:{text_to_split_by(example)}".encode()).digest()
-    position = int.from_bytes(key[:8], "big") / 2**64
+    position = int.from_bytes(hashlib.sha256(f"{seed}:{example.id}".encode()).digest()[:8], "big") / 2**64
     if position < test_ratio:
         return "test"
     return "validation" if position < test_ratio + validation_ratio else "train"
 
 
-def text_to_split_by(example: Example) -> str:
-    """Rows with the same prompt stay on one side: two answers to one question would leak from one side to the other."""
-    return example.prompt or example.completion
+# ---------------------------------------------------------------- instruction tuning
+
+
+def read_instruction_rows(folder: Path, template: PromptTemplate) -> list[Example]:
+    """The rows of every .jsonl file in `folder`, rendered. Raises DataError naming every bad line."""
+    paths = sorted(folder.glob("*.jsonl"))
+    if not paths:
+        found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+        raise DataError(
+            [f"{folder.name}/: no .jsonl file (found {found}); instruction tuning needs one JSON object a line"]
+        )
+    examples: list[Example] = []
+    problems: list[str] = []
+    for path in paths:
+        for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+            if not line.strip():
+                continue
+            place = f"{path.name}:{number}"
+            try:
+                row = parse_row(line)
+                examples.append(render_row(row, template))
+            except ValueError as error:
+                problems.extend(f"{place}: {problem}" for problem in str(error).split("\n"))
+    if not examples and not problems:
+        problems = [f"{', '.join(path.name for path in paths)}: no rows; write one JSON object a line"]
+    if problems:
+        raise DataError(problems)
+    return examples
+
+
+def parse_row(line: bytes) -> dict[str, Any]:
+    """One line as an object. Raises ValueError saying what is wrong with it."""
+    try:
+        text = line.decode("utf-8").lstrip("\ufeff")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"not UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1}); save as UTF-8"
+        ) from None
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"not valid JSON ({error}): {_short(text)}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"holds {type(row).__name__}, expected one JSON object a line: {_short(text)}")
+    return row
+
+
+def render_row(row: Mapping[str, Any], template: PromptTemplate) -> Example:
+    """The row through the template. Raises ValueError with one line for each problem of the row."""
+    problems = []
+    for column in template.columns:
+        if column not in row:
+            problems.append(
+                f"no column {column!r}, which {files.TEMPLATE_FILE} uses; columns here: {', '.join(map(repr, row))}"
+            )
+        elif not isinstance(row[column], str):
+            problems.append(f"{column!r} is {_short(json.dumps(row[column]))}, expected a text in quotes")
+    if problems:
+        raise ValueError("\n".join(problems))
+    completion = template.render_completion(row)
+    if not completion.strip():
+        raise ValueError("the completion is empty, so there is nothing to learn; write an answer or drop the row")
+    return Example(template.render_prompt(row), completion, ends=True)
+
+
+def _short(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+# ---------------------------------------------------------------- domain adaptation
+
+
+def read_document(folder: Path) -> list[Example]:
+    """The one document in `folder`, in pieces of whole paragraphs. Raises DataError."""
+    accepted = (".txt", ".csv", ".json")
+    paths = sorted(path for path in folder.iterdir() if path.suffix in accepted and path.name != files.PROMPTS_FILE)
+    if len(paths) != 1:
+        found = ", ".join(path.name for path in paths) or "none"
+        raise DataError(
+            [
+                f"{folder.name}/: domain adaptation takes exactly one .txt, .csv or .json file, found {len(paths)} ({found})"
+            ]
+        )
+    path = paths[0]
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError([f"{path.name}: not UTF-8 (byte {error.start}); save it as UTF-8"]) from None
+    documents = [text] if path.suffix == ".txt" else list(_texts(path, text))
+    examples = [example for document in documents for example in chunk(document)]
+    if not examples:
+        raise DataError([f"{path.name}: holds no text; write the text to learn from into it"])
+    return examples
+
+
+def _texts(path: Path, content: str) -> Iterator[str]:
+    """The texts of a CSV or JSON file: column `text`, else the first column."""
+    if path.suffix == ".csv":
+        rows: list[Any] = list(csv.DictReader(io.StringIO(content)))
+    else:
+        try:
+            parsed = json.loads(content)
+        except ValueError as error:
+            raise DataError([f"{path.name}: not valid JSON ({error})"]) from None
+        rows = parsed if isinstance(parsed, list) else [parsed]
+    problems = []
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict) or not row:
+            problems.append(
+                f"{path.name}: row {number} is {_short(repr(row))}, expected an object with a column 'text'"
+            )
+            continue
+        column = "text" if "text" in row else next(iter(row))
+        if isinstance(row[column], str):
+            yield row[column]
+        else:
+            problems.append(f"{path.name}: row {number}: {column!r} is {_short(repr(row[column]))}, expected a text")
+    if problems:
+        raise DataError(problems)
+
+
+def chunk(document: str) -> Iterator[Example]:
+    """Pieces of about CHUNK_CHARACTERS, cut between paragraphs; only the last one ends the document."""
+    paragraphs = [p for p in re.split(r"\n\s*\n", document.replace("\r\n", "\n")) if p.strip()]
+    pieces: list[str] = []
+    current: list[str] = []
+    for paragraph in paragraphs:
+        current.append(paragraph.strip("\n"))
+        if sum(map(len, current)) >= CHUNK_CHARACTERS:
+            pieces.append("\n\n".join(current))
+            current = []
+    if current:
+        pieces.append("\n\n".join(current))
+    for number, piece in enumerate(pieces, start=1):
+        yield Example("", piece, ends=number == len(pieces))

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline_steps.contract import files, json_files
 from pipeline_steps.contract.errors import StepError
@@ -60,7 +60,8 @@ def read_split(folder: Path, expected: str) -> tuple[SplitInfo, list[Example]]:
     content = json_files.read(folder / files.DATASET_FILE, SCHEMA_VERSION)
     if content["split"] != expected:
         raise StepError(f"{folder} holds the {content['split']} split, expected {expected}; check the step's inputs")
-    examples = read_examples(folder / files.EXAMPLES_FILE)
+    with (folder / files.EXAMPLES_FILE).open(encoding="utf-8") as file:
+        examples = [_example(json.loads(line)) for line in file]
     if len(examples) != content["rows"]:
         raise StepError(
             f"{folder} holds {len(examples)} rows, its dataset.json says {content['rows']}; prepare it again"
@@ -77,16 +78,5 @@ def read_split(folder: Path, expected: str) -> tuple[SplitInfo, list[Example]]:
     return info, examples
 
 
-def read_examples(path: Path) -> list[Example]:
-    """The rows of an examples.jsonl. Raises StepError if it is missing or damaged."""
-    examples = []
-    try:
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                row = json.loads(line)
-                examples.append(Example(row["prompt"], row["completion"], row["ends"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StepError(
-            f"{path}:{len(examples) + 1}: not a prepared row ({type(error).__name__}: {error}); prepare the dataset again"
-        ) from error
-    return examples
+def _example(row: dict[str, Any]) -> Example:
+    return Example(row["prompt"], row["completion"], row["ends"])

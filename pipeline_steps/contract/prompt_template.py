@@ -12,8 +12,7 @@ from typing import Any
 
 from pipeline_steps.contract.errors import DataError
 
-# {column}; a doubled brace stands for itself, as in JumpStart, whose templates go through Python's str.format.
-PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(?P<column>[^\W\d][\w .-]*)\}")
+PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_ .-]*)\}")
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class PromptTemplate:
     @property
     def columns(self) -> list[str]:
         """Columns that every row must have, in order of appearance."""
-        return list(dict.fromkeys(_columns(self.prompt) + _columns(self.completion)))
+        return list(dict.fromkeys(PLACEHOLDER.findall(self.prompt) + PLACEHOLDER.findall(self.completion)))
 
     def render_prompt(self, row: Mapping[str, str]) -> str:
         return _fill(self.prompt, row)
@@ -49,13 +48,9 @@ DEFAULT = PromptTemplate(
 )
 
 
-def _columns(text: str) -> list[str]:
-    return [match["column"] for match in PLACEHOLDER.finditer(text) if match["column"]]
-
-
 def _fill(text: str, row: Mapping[str, str]) -> str:
     # One pass, so that braces inside a value are never taken for placeholders.
-    return PLACEHOLDER.sub(lambda match: row[match["column"]] if match["column"] else match[0][0], text)
+    return PLACEHOLDER.sub(lambda match: row[match.group(1)], text)
 
 
 def read(path: Path) -> PromptTemplate:
@@ -79,9 +74,9 @@ def parse(content: Any, name: str) -> PromptTemplate:
         value = content.get(key)
         if not isinstance(value, str) or not value:
             problems.append(f"{name}: {key!r} is {value!r}, expected a text with {{placeholders}}")
-        elif not _columns(value):
+        elif not PLACEHOLDER.search(value):
             problems.append(f"{name}: {key!r} has no {{placeholder}}, so every row would be the same: {value[:80]!r}")
-    for key in sorted(content.keys() - {"prompt", "completion"}):
+    for key in content.keys() - {"prompt", "completion"}:
         problems.append(f"{name}: unknown key {key!r}; allowed: 'prompt', 'completion'")
     if problems:
         raise DataError(problems)

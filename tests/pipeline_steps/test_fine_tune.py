@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
 from pipeline_steps.contract import dataset, files, json_files
 from pipeline_steps.contract.dataset import Example
@@ -58,9 +59,14 @@ def test_the_prompt_that_is_served_is_a_prefix_of_the_text_that_was_trained(
 
     tokenizer = load_tokenizer(base_model)
     tokenizer.padding_side = "left"
-    trained = encode(Example(prompt, answer, True), tokenizer).ids
-    served = encode_prompts([prompt], tokenizer)["input_ids"][0].tolist()
-    assert trained[: len(served)] == served
+    for begins in (False, True):
+        if begins:  # as Mistral's tokenizer does by itself
+            tokenizer._tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+        trained = encode(Example(prompt, answer, True), tokenizer).ids
+        evaluated = encode_prompts([prompt], tokenizer)["input_ids"][0].tolist() if prompt or begins else []
+        served = tokenizer(prompt)["input_ids"]  # a server knows nothing but the tokenizer
+        assert trained[: len(served)] == served == evaluated
+        assert (trained[0] == tokenizer.bos_token_id) == begins
 
 
 def test_padding_is_not_end_of_sequence_even_where_the_tokenizer_says_so(base_model: Path, tmp_path: Path) -> None:
