@@ -41,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     except StepError as error:
         tell_failure(str(error))
         return 1
+    except Exception as error:  # a fault of ours: its traceback belongs in the log, its name in the reason
+        tell_failure(f"{type(error).__name__}: {error}; see the job's log for where")
+        raise
     return 0
 
 

@@ -84,7 +84,10 @@ def run(job: DeployJob) -> None:
         response = ask(job.endpoint_name)
     except StepError as error:
         if action != "unchanged":
-            take_back(sagemaker, job, name, old)
+            try:
+                take_back(sagemaker, job, name, old)
+            except (ClientError, StepError) as second:
+                raise StepError(f"{error}; and it could not be taken back: {second}") from None
         raise StepError(
             f"{error}; {'the endpoint serves ' + old + ' as before' if old else 'the endpoint was removed'}"
         ) from None

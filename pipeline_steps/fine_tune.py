@@ -153,7 +153,7 @@ def run(job: FineTuneJob) -> None:
             "tokens": tokens_seen,
             "tokens_per_second": round(tokens_seen / seconds, 1),
             "seconds": round(seconds, 1),
-            "validation_loss": {"before": initial_loss, "after": final_loss},
+            "validation_loss": {"before": initial_loss, "after": json_files.finite_or_none(final_loss)},
             "curve": curve,
         },
     )

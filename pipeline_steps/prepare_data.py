@@ -28,6 +28,7 @@ from pipeline_steps.contract.prompt_template import PromptTemplate
 DATA_CARD_SCHEMA_VERSION = 1
 MINIMUM_ROWS = {"train": 2, "validation": 1, "test": 2}
 CHUNK_CHARACTERS = 400  # of domain text in one example: a paragraph or two, about 100 tokens
+LONGEST_PARAGRAPH = 2000  # characters; a text without paragraphs must not become one endless row
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,12 @@ def prepare(job: PrepareJob) -> Prepared:
 
 
 def split_of(example: Example, seed: int, validation_ratio: float, test_ratio: float) -> str:
-    """The split of a row, by its content and the seed alone: it never changes sides when other rows come or go."""
-    position = int.from_bytes(hashlib.sha256(f"{seed}:{example.id}".encode()).digest()[:8], "big") / 2**64
+    """The split of a row, by its content and the seed alone: it never changes sides when other rows come or go.
+
+    Rows with the same prompt stay together, or a prompt would be trained on and tested with.
+    """
+    group = example.prompt or example.completion
+    position = int.from_bytes(hashlib.sha256(f"{seed}:{group}".encode()).digest()[:8], "big") / 2**64
     if position < test_ratio:
         return "test"
     return "validation" if position < test_ratio + validation_ratio else "train"
@@ -285,16 +290,28 @@ def _texts(path: Path, content: str) -> Iterator[str]:
 
 
 def chunk(document: str) -> Iterator[Example]:
-    """Pieces of about CHUNK_CHARACTERS, cut between paragraphs; only the last one ends the document."""
+    """Pieces of about CHUNK_CHARACTERS, cut between paragraphs where there are any; only the last one ends the document."""
     paragraphs = [p for p in re.split(r"\n\s*\n", document.replace("\r\n", "\n")) if p.strip()]
     pieces: list[str] = []
     current: list[str] = []
     for paragraph in paragraphs:
-        current.append(paragraph.strip("\n"))
-        if sum(map(len, current)) >= CHUNK_CHARACTERS:
-            pieces.append("\n\n".join(current))
-            current = []
+        for part in _parts(paragraph.strip("\n")):
+            current.append(part)
+            if sum(map(len, current)) >= CHUNK_CHARACTERS:
+                pieces.append("\n\n".join(current))
+                current = []
     if current:
         pieces.append("\n\n".join(current))
     for number, piece in enumerate(pieces, start=1):
         yield Example("", piece, ends=number == len(pieces))
+
+
+def _parts(paragraph: str) -> Iterator[str]:
+    """The paragraph, cut at white space (or anywhere, without any) where it is longer than LONGEST_PARAGRAPH."""
+    while len(paragraph) > LONGEST_PARAGRAPH:
+        cut = max(paragraph.rfind(" ", 1, LONGEST_PARAGRAPH), paragraph.rfind("\n", 1, LONGEST_PARAGRAPH))
+        cut = cut if cut > 0 else LONGEST_PARAGRAPH
+        yield paragraph[:cut]
+        paragraph = paragraph[cut:].lstrip()
+    if paragraph:
+        yield paragraph

@@ -132,7 +132,7 @@ def training_table(training: dict[str, Any]) -> str:
     losses = training["validation_loss"]
     return rows_table(
         [
-            ("validation loss", f"{losses['before']:.3f} -> {losses['after']:.3f} nats per token"),
+            ("validation loss", f"{_number(losses['before'])} -> {_number(losses['after'])} nats per token"),
             ("rows", f"{training['rows']:,}"),
             ("optimizer steps", f"{training['steps']:,}"),
             ("tokens", f"{training['tokens']:,} ({training['tokens_per_second']:,} a second)"),

@@ -1,6 +1,5 @@
 """Figures of an evaluation from per-row results: token-weighted means, paired bootstrap intervals, ROUGE-L."""
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -83,8 +82,3 @@ def rouge_l(answer: str, reference: str) -> float:
         return 0.0
     precision, recall = common / len(ours), common / len(theirs)
     return 2 * precision * recall / (precision + recall)
-
-
-def finite_or_none(value: float) -> float | None:
-    """JSON knows no infinity and no NaN."""
-    return value if math.isfinite(value) else None

@@ -1,6 +1,7 @@
 """JSON files with a schema version: never half-written, never read in a version that the code does not know."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -31,3 +32,8 @@ def read(path: Path, schema_version: int) -> dict[str, Any]:
             "run the step that writes it again with the present version"
         )
     return content
+
+
+def finite_or_none(value: float) -> float | None:
+    """JSON knows no infinity and no NaN; a report says null where there is no number."""
+    return value if math.isfinite(value) else None

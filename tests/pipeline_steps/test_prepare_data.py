@@ -80,16 +80,22 @@ def test_the_digest_depends_on_the_content_alone(raw: Raw) -> None:
 
 @given(st.integers(0, 10), st.floats(0.05, 0.4), st.floats(0.05, 0.4))
 def test_a_row_keeps_its_side_when_rows_are_added(seed: int, validation: float, test: float) -> None:
-    few = [Example("p", str(i), True) for i in range(30)]
+    few = [Example(str(i), "c", True) for i in range(30)]
     sides = {example.id: split_of(example, seed, validation, test) for example in few}
-    more = few + [Example("p", str(i), True) for i in range(30, 60)]
+    more = few + [Example(str(i), "c", True) for i in range(30, 60)]
     assert all(
         split_of(example, seed, validation, test) == sides[example.id] for example in more if example.id in sides
     )
 
 
+@given(st.integers(0, 10), st.text(max_size=20))
+def test_two_answers_to_one_prompt_are_never_divided(seed: int, prompt: str) -> None:
+    sides = {split_of(Example(prompt or "p", answer, True), seed, 0.2, 0.3) for answer in ("a", "b", "c")}
+    assert len(sides) == 1
+
+
 def test_the_splits_have_about_the_size_that_was_asked_for() -> None:
-    sides = [split_of(Example("p", str(i), True), 0, 0.1, 0.15) for i in range(20_000)]
+    sides = [split_of(Example(str(i), "c", True), 0, 0.1, 0.15) for i in range(20_000)]
     assert sides.count("validation") / 20_000 == pytest.approx(0.1, abs=0.01)
     assert sides.count("test") / 20_000 == pytest.approx(0.15, abs=0.01)
 
@@ -108,8 +114,16 @@ def test_chunks_lose_no_word_of_a_document_and_only_the_last_one_ends_it(paragra
     document = "\n\n".join(paragraphs)
     pieces = list(chunk(document))
     assert " ".join(piece.completion for piece in pieces).split() == document.split()
+    assert all(len(piece.completion) < 3000 for piece in pieces)
     assert [piece.ends for piece in pieces] == [False] * (len(pieces) - 1) + [True] * bool(pieces)
     assert all(piece.prompt == "" for piece in pieces)
+
+
+@pytest.mark.parametrize("text", ["word " * 5000, "x" * 25_000, "line\n" * 5000])
+def test_a_text_without_paragraphs_is_cut_and_keeps_every_letter(text: str) -> None:
+    pieces = [piece.completion for piece in chunk(text)]
+    assert "".join("".join(pieces).split()) == "".join(text.split())
+    assert max(map(len, pieces)) <= 2000
 
 
 def document(paragraphs: int = 120) -> list[str]:
