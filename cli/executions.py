@@ -162,8 +162,12 @@ def render(view: ExecutionView) -> Group:
 
 
 def _figures(newest: Progress) -> str:
-    figures = "  ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in newest.figures.items())
+    figures = "  ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in newest.figures.items())
     return f"{newest.phase} {newest.done}/{newest.total}  {figures}".rstrip()
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 class LogProgress:

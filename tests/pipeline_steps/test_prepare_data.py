@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,16 @@ def problems(raw: Path, mode: Any = "instruction") -> list[str]:
 # ---------------------------------------------------------------- good data
 
 
-@pytest.mark.parametrize(("mode", "minimum"), [("instruction", 240), ("domain", 25)])
-def test_our_examples_are_good_data(mode: str, minimum: int) -> None:
-    prepared = prepare(job(EXAMPLES / mode, mode))
+@pytest.mark.parametrize(("mode", "minimum"), [("instruction", 240), ("domain", 100)])
+def test_our_examples_are_good_data_and_enough_for_the_gate(mode: str, minimum: int) -> None:
+    prepared = prepare(replace(job(EXAMPLES / mode, mode), test_split_ratio=0.2))
     assert sum(map(len, prepared.splits.values())) >= minimum
+    assert len(prepared.splits["test"]) >= 20
     assert len(prepared.prompts) == (3 if mode == "domain" else 0)
+
+
+def test_the_domain_example_holds_at_least_60_kilobytes() -> None:
+    assert (EXAMPLES / "domain" / "train" / "annual_reports.txt").stat().st_size >= 60 * 1024
 
 
 def test_the_folder_itself_may_be_the_train_folder_as_on_jumpstart(raw: Raw) -> None:
