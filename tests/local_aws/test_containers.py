@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -68,8 +69,10 @@ def test_other_content_of_opt_stays_visible(tmp_path: Path) -> None:
 
 
 def test_the_file_system_is_read_only_and_tmp_is_its_own(tmp_path: Path) -> None:
-    _, lines = run(tmp_path, "touch /etc/new 2>/dev/null || echo refused; ls -A /tmp; touch /tmp/new && echo written")
-    assert lines == ["refused", "written"]
+    with tempfile.NamedTemporaryFile(dir="/tmp") as of_the_host:
+        script = f"touch /etc/new 2>/dev/null || echo refused; test -e {of_the_host.name} || echo hidden"
+        _, lines = run(tmp_path, f"{script}; touch /tmp/new && echo written")
+    assert lines == ["refused", "hidden", "written"]
     assert not Path("/tmp/new").exists()
 
 

@@ -16,11 +16,12 @@ REPOSITORY = Path(__file__).parent.parent.parent
 def synth(output: Path, environment: str, *, network: bool = True) -> subprocess.CompletedProcess[str]:
     """`python app.py` as the CDK CLI runs it, without AWS credentials; optionally in a namespace without a network."""
     variables = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+    context = json.loads((REPOSITORY / "cdk.json").read_text(encoding="utf-8"))["context"]
     variables |= {
         "PATH": f"{REPOSITORY / '.venv' / 'bin'}:{os.environ['PATH']}",
         "HOME": str(output.parent),
         "CDK_OUTDIR": str(output),
-        "CDK_CONTEXT_JSON": json.dumps({"environment": environment}),
+        "CDK_CONTEXT_JSON": json.dumps(context | {"environment": environment}),
     }
     isolation = [] if network else ["unshare", "--map-root-user", "--net"]
     command = [*isolation, sys.executable, "app.py"]
@@ -32,7 +33,7 @@ def assembly(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("synth") / "prod"
     finished = synth(output, "prod")
     assert finished.returncode == 0, finished.stderr
-    assert finished.stderr == "", "a synth says nothing unless something is wrong"
+    assert finished.stdout + finished.stderr == "", "a synth says nothing unless something is wrong"
     return output
 
 
