@@ -26,7 +26,7 @@ RESULTS = Path(__file__).parent / "results" / "local-aws-overhead.json"
 
 
 def step(name: str, source: str, role: str) -> dict[str, object]:
-    copy = f"cp /opt/ml/processing/input/model/* /opt/ml/processing/output/model/ && sleep {SLEEP_SECONDS}"
+    copy = f"cp /opt/ml/processing/input/model/* /opt/ml/processing/output/copy/ && sleep {SLEEP_SECONDS}"
     return {
         "Name": name,
         "Type": "Processing",
@@ -50,10 +50,10 @@ def step(name: str, source: str, role: str) -> dict[str, object]:
             "ProcessingOutputConfig": {
                 "Outputs": [
                     {
-                        "OutputName": "model",
+                        "OutputName": "copy",
                         "S3Output": {
                             "S3Uri": f"s3://{BUCKET}/{name}/",
-                            "LocalPath": "/opt/ml/processing/output/model",
+                            "LocalPath": "/opt/ml/processing/output/copy",
                             "S3UploadMode": "EndOfJob",
                         },
                     }

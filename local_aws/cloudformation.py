@@ -4,9 +4,7 @@ A type that neither moto nor this module knows is refused by name when the chang
 that cannot be created rolls the stack back, with the reason in its events, where the CDK CLI reads it.
 """
 
-import inspect
 import json
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,12 +16,11 @@ from moto.core.common_models import CloudFormationModel
 from moto.iam.access_control import PermissionResult
 from moto.s3.models import FakeBucket
 
+from local_aws import stack_changes
 from local_aws.events import client
 from local_aws.settings import Settings
 
 Properties = dict[str, Any]
-
-log = logging.getLogger(__name__)
 
 # Types without an effect on what runs.
 IGNORED = {"AWS::CDK::Metadata"}
@@ -42,7 +39,8 @@ class ResourceType:
     """One CloudFormation type over the service's own API.
 
     `name_property` holds the resource's name ("" if it has none). `put(name, properties, exists)` creates or updates.
-    `properties` are those that it understands; any other one fails by name.
+    `properties` are those that it understands; any other one fails by name. A change of one of `replaced_by`, as of the
+    name, makes a new resource and deletes the old one.
     """
 
     name: str
@@ -50,6 +48,7 @@ class ResourceType:
     properties: frozenset[str]
     put: Callable[[str, Properties, bool], Resource]
     delete: Callable[[str, Properties], None]
+    replaced_by: frozenset[str]
 
 
 # ---------------------------------------------------------------- the types
@@ -61,6 +60,15 @@ def put_bucket(name: str, properties: Properties, exists: bool) -> Resource:
     if not exists:
         location = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         s3.create_bucket(Bucket=name, **location)
+    if exists:  # what the template no longer holds goes back to the service's default
+        s3.put_bucket_notification_configuration(Bucket=name, NotificationConfiguration={})
+        s3.delete_bucket_encryption(Bucket=name)
+        s3.delete_public_access_block(Bucket=name)
+        s3.delete_bucket_ownership_controls(Bucket=name)
+        s3.delete_bucket_lifecycle(Bucket=name)
+        s3.delete_bucket_tagging(Bucket=name)
+        if "VersioningConfiguration" not in properties and "Status" in s3.get_bucket_versioning(Bucket=name):
+            s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Suspended"})
     if "BucketEncryption" in properties:
         rules = [
             {
@@ -151,7 +159,8 @@ def put_pipeline(name: str, properties: Properties, exists: bool) -> Resource:
         }
         location = request["PipelineDefinitionS3Location"]
         location["ObjectKey"] = location.pop("Key")
-        location["VersionId"] = location.pop("Version", None)
+        if "Version" in location:
+            location["VersionId"] = location.pop("Version")
     sagemaker = client("sagemaker")
     if exists:
         sagemaker.update_pipeline(**request)
@@ -162,13 +171,15 @@ def put_pipeline(name: str, properties: Properties, exists: bool) -> Resource:
 
 def put_model_package_group(name: str, properties: Properties, exists: bool) -> Resource:
     sagemaker = client("sagemaker")
+    description = properties.get("ModelPackageGroupDescription", name)
     if not exists:
         sagemaker.create_model_package_group(
-            ModelPackageGroupName=name,
-            ModelPackageGroupDescription=properties.get("ModelPackageGroupDescription", name),
-            Tags=properties.get("Tags", []),
+            ModelPackageGroupName=name, ModelPackageGroupDescription=description, Tags=properties.get("Tags", [])
         )
-    arn = sagemaker.describe_model_package_group(ModelPackageGroupName=name)["ModelPackageGroupArn"]
+    group = sagemaker.describe_model_package_group(ModelPackageGroupName=name)
+    if group["ModelPackageGroupDescription"] != description:  # SageMaker has no call for it
+        raise ValueError("ModelPackageGroupDescription cannot be changed; give the group another name")
+    arn = group["ModelPackageGroupArn"]
     return Resource(arn, {"ModelPackageGroupArn": arn})
 
 
@@ -218,8 +229,15 @@ def _nothing_to_delete(physical_id: str, properties: Properties) -> None:
     """What it was part of is deleted with it."""
 
 
-def _type(name: str, name_property: str, properties: str, put: Any, delete: Any = _nothing_to_delete) -> ResourceType:
-    return ResourceType(name, name_property, frozenset(properties.split()), put, delete)
+def _type(
+    name: str,
+    name_property: str,
+    properties: str,
+    put: Any,
+    delete: Any = _nothing_to_delete,
+    replaced_by: str = "",
+) -> ResourceType:
+    return ResourceType(name, name_property, frozenset(properties.split()), put, delete, frozenset(replaced_by.split()))
 
 
 TYPES = [
@@ -237,6 +255,7 @@ TYPES = [
         "Bucket PolicyDocument",
         put_bucket_policy,
         lambda id_, _: client("s3").delete_bucket_policy(Bucket=id_),
+        "Bucket",
     ),
     _type(
         "AWS::SageMaker::Pipeline",
@@ -261,6 +280,7 @@ TYPES = [
         lambda id_, properties: client("scheduler").delete_schedule(
             Name=id_, **({"GroupName": properties["GroupName"]} if "GroupName" in properties else {})
         ),
+        "GroupName",
     ),
     _type("AWS::SNS::TopicPolicy", "", "Topics PolicyDocument", put_topic_policy),
     _type(
@@ -269,6 +289,7 @@ TYPES = [
         "TopicArn Protocol Endpoint",
         put_subscription,
         lambda id_, _: client("sns").unsubscribe(SubscriptionArn=id_),
+        "TopicArn Protocol Endpoint",
     ),
     _type("AWS::SQS::QueuePolicy", "", "Queues PolicyDocument", put_queue_policy),
     _type(
@@ -299,10 +320,9 @@ def install(settings: Settings) -> None:
     parsing.get_model_list.cache_clear()
     parsing.get_model_map.cache_clear()
     parsing.get_name_type_map.cache_clear()
+    stack_changes.install()
     backend = stack_models.CloudFormationBackend
-    for operation in ("create_stack", "update_stack", "create_change_set"):
-        setattr(backend, operation, _checked(getattr(backend, operation)))
-    backend.execute_change_set = _execute_change_set
+    backend.create_change_set = _checked(backend.create_change_set)
     # moto reads bucket policies without their conditions, so "deny what is not TLS" would deny everything. Policies are
     # kept and can be read, but not enforced.
     FakeBucket.get_permission = lambda self, action, resource: PermissionResult.NEUTRAL
@@ -319,9 +339,11 @@ def _register(resource_type: ResourceType) -> None:
     ) -> Any:
         properties = cloudformation_json["Properties"]
         name = original_resource.physical_resource_id.rsplit("/", 1)[-1]
-        if resource_type.name_property and properties.get(resource_type.name_property, name) != name:
+        old = original_resource.properties
+        renamed = resource_type.name_property and properties.get(resource_type.name_property, name) != name
+        if renamed or any(properties.get(key) != old.get(key) for key in resource_type.replaced_by):
             replacement = cls(_put(new_resource_name, properties, False), properties)
-            resource_type.delete(original_resource.physical_resource_id, original_resource.properties)
+            resource_type.delete(original_resource.physical_resource_id, old)
             return replacement
         return cls(_put(name, properties, True), properties)
 
@@ -366,62 +388,10 @@ def _refuse_unknown_types(template: dict[str, Any]) -> None:
 
 def _checked(original: Callable[..., Any]) -> Callable[..., Any]:
     """A backend method that takes a template, after every type in it is known to be implemented."""
-    signature = inspect.signature(original)
 
     def check(*arguments: Any, **keywords: Any) -> Any:
-        template = signature.bind(*arguments, **keywords).arguments["template"]
-        if template:  # an update may keep the one it has
-            _refuse_unknown_types(stack_models.Stack.parse_template(template))
+        template = keywords["template"]
+        _refuse_unknown_types(stack_models.Stack.parse_template(template))
         return original(*arguments, **keywords)
 
     return check
-
-
-def _execute_change_set(self: Any, change_set_name: str, stack_name: str | None = None) -> None:
-    """As moto's, but what fails ends in the stack's status and events, and what was created is taken back."""
-    change_set = next(
-        (
-            candidate
-            for id_, candidate in self.change_sets.items()
-            if change_set_name in (id_, candidate.change_set_name)
-            and (stack_name is None or stack_name in (candidate.stack.name, candidate.stack_id))
-        ),
-        None,
-    )
-    if change_set is None:
-        raise ValidationError(message=f"ChangeSet [{change_set_name}] does not exist")
-    stack = self.stacks[change_set.stack_id]
-    kind = change_set.change_set_type
-    stack._add_stack_event(f"{kind}_IN_PROGRESS", resource_status_reason="User Initiated")
-    before = set(stack.resource_map._parsed_resources)
-    stack.resource_map.cross_stack_resources = self.exports
-    try:
-        change_set.apply()
-        stack.template = change_set.template
-        stack._parse_template()
-        stack.output_map = stack._create_output_map()
-        self.exports.update({export.name: export for export in stack.exports})
-    except Exception as error:  # whatever a service says about a resource is the stack's reason
-        log.exception("stack %s: %s failed", stack.name, kind)
-        _roll_back(stack, kind, before, f"{type(error).__name__}: {error}")
-        change_set.execution_status = "EXECUTE_FAILED"
-        return
-    stack._add_stack_event(f"{kind}_COMPLETE")
-    change_set.execution_status = "EXECUTE_COMPLETE"
-    stack.status = f"{kind}_COMPLETE"
-
-
-def _roll_back(stack: Any, kind: str, before: set[str], reason: str) -> None:
-    """Delete what this change created, newest first, and say so in the stack's events."""
-    stack._add_stack_event(f"{kind}_FAILED", resource_status_reason=reason)
-    resources = stack.resource_map._parsed_resources
-    for logical_id in reversed([key for key in resources if key not in before]):
-        resource = resources.pop(logical_id)
-        if isinstance(resource, CloudFormationModel):
-            try:
-                stack.resource_map._delete_resource(resource, stack.resource_map._resource_json_map[logical_id])
-            except Exception:
-                log.exception("stack %s: %s could not be taken back", stack.name, logical_id)
-    stack.status = "ROLLBACK_COMPLETE" if kind == "CREATE" else "UPDATE_ROLLBACK_COMPLETE"
-    stack.status_reason = reason
-    stack._add_stack_event(stack.status, resource_status_reason=reason)

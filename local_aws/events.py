@@ -10,13 +10,16 @@ import re
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import boto3
+from moto.core.responses import ActionResult
 from moto.events.models import Rule, events_backends
 from moto.s3 import notifications as s3_notifications
 from moto.s3.models import s3_backends
+from moto.s3.responses import S3Response
 
 from local_aws import identity
 from local_aws.settings import Settings
@@ -39,6 +42,7 @@ def install(settings: Settings) -> None:
     _settings = settings
     Rule.send_to_targets = _send_to_targets
     s3_notifications._send_event_bridge_message = _send_s3_event
+    S3Response.get_bucket_notification = _with_event_bridge(S3Response.get_bucket_notification)
 
 
 def emit(source: str, detail_type: str, detail: dict[str, Any], resources: list[str]) -> None:
@@ -70,6 +74,19 @@ def client(service: str, credentials: dict[str, str] | None = None) -> Any:
         aws_secret_access_key=keys.get("AWS_SECRET_ACCESS_KEY"),
         aws_session_token=keys.get("AWS_SESSION_TOKEN"),
     )
+
+
+def _with_event_bridge(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """moto keeps that a bucket sends its events to EventBridge, and leaves it out of its answer."""
+
+    def answer(self: Any) -> Any:
+        configuration = self.backend.get_bucket_notification_configuration(self.bucket_name)
+        if configuration is not None and configuration.event_bridge is not None:
+            serialized = self.serialized
+            self.serialized = lambda result: serialized(ActionResult({**result.result, "EventBridgeConfiguration": {}}))
+        return original(self)
+
+    return answer
 
 
 def _send_s3_event(account_id: str, bucket: Any, event_name: Any, key: Any) -> None:

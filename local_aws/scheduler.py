@@ -5,10 +5,12 @@ The clock can be moved forward (POST /_local/clock?advance_seconds=N): everythin
 
 import logging
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from moto.scheduler.models import scheduler_backends
+from moto.scheduler.exceptions import ValidationException
+from moto.scheduler.models import EventBridgeSchedulerBackend, scheduler_backends
 
 from local_aws import events
 from local_aws.schedules import ScheduleExpressionError, firings
@@ -71,14 +73,11 @@ class Scheduler:
 
     def _fire(self, schedule: Any, after: datetime, until: datetime) -> None:
         created = datetime.fromtimestamp(schedule.creation_date, UTC)
-        try:
-            times = list(
-                firings(schedule.schedule_expression, schedule.schedule_expression_timezone, created, after, until)
-            )
-        except ScheduleExpressionError as error:
-            log.error("schedule %s never fires: %s", schedule.name, error)
-            return
-        for time in times:
+        if schedule.start_date:
+            after = max(after, datetime.fromtimestamp(float(schedule.start_date), UTC))
+        if schedule.end_date:
+            until = min(until, datetime.fromtimestamp(float(schedule.end_date), UTC))
+        for time in firings(schedule.schedule_expression, schedule.schedule_expression_timezone, created, after, until):
             log.info("schedule %s fires for %s", schedule.name, time.isoformat())
             event = {
                 "version": "0",
@@ -97,9 +96,29 @@ _current: Scheduler | None = None
 
 def install(settings: Settings) -> None:
     global _current
+    for operation in ("create_schedule", "update_schedule"):
+        setattr(EventBridgeSchedulerBackend, operation, _checked(getattr(EventBridgeSchedulerBackend, operation)))
     _current = Scheduler(settings, clock)
 
 
 def shutdown() -> None:
     if _current is not None:
         _current.shutdown()
+
+
+def _checked(original: Callable[..., Any]) -> Callable[..., Any]:
+    """moto keeps an expression that never fires, and an update without a state ends a schedule; AWS does neither."""
+
+    def check(self: Any, **keywords: Any) -> Any:
+        now = clock.now()
+        try:
+            list(
+                firings(
+                    keywords["schedule_expression"], keywords["schedule_expression_timezone"] or "UTC", now, now, now
+                )
+            )
+        except ScheduleExpressionError as error:
+            raise ValidationException(str(error)) from None
+        return original(self, **{**keywords, "state": keywords["state"] or "ENABLED"})
+
+    return check

@@ -1,11 +1,11 @@
 """The server: moto's application on localhost, with our rooms installed in it, and an orderly end."""
 
-import ctypes
 import logging
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
@@ -18,18 +18,18 @@ from local_aws.settings import Settings
 ACCOUNT = "123456789012"
 # moto finds the bucket of a path-style URL only when the host has this name; it also keeps others out.
 HOST = "localhost"
-PR_SET_PDEATHSIG = 1
+PARENT_SECONDS = 0.5  # between two looks at whether who started us is alive
 
 log = logging.getLogger(__name__)
 
 
 def serve(root: Path, images: dict[str, Path], port: int, region: str) -> None:
     """Serve until SIGINT or SIGTERM; then every job and endpoint is gone before this returns."""
+    parent = os.getppid()
     root.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     for name in ("werkzeug", "botocore"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    _die_with_parent()
     # Keys for our own clients, and for moto's: any do here, and real ones must never be picked up.
     os.environ.update(AWS_ACCESS_KEY_ID="local", AWS_SECRET_ACCESS_KEY="local", AWS_DEFAULT_REGION=region)
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
@@ -62,6 +62,7 @@ def serve(root: Path, images: dict[str, Path], port: int, region: str) -> None:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
+    threading.Thread(target=_end_with, args=(parent,), name="parent", daemon=True).start()
     threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
     print(f"{READY}{settings.url}", flush=True)
     stopping.wait()
@@ -91,7 +92,11 @@ def _with_clock(application: Any) -> Any:
     return answer
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the process that started us is gone, however it ended."""
-    if os.getppid() != 1:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def _end_with(parent: int) -> None:
+    """Send SIGTERM to this process when the one that started it is gone, however it ended.
+
+    The kernel's PR_SET_PDEATHSIG would do so already when the thread that started us ends, its process alive or not.
+    """
+    while os.getppid() == parent:
+        time.sleep(PARENT_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
