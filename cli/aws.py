@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from cli.console import CommandError
@@ -48,6 +49,18 @@ class Deployment:
     @cached_property
     def sagemaker(self) -> Any:
         return self.client("sagemaker")
+
+    def invoke(self, request: dict[str, Any]) -> Any:
+        """The endpoint's answer to `request`."""
+        runtime = self.session.client(
+            "sagemaker-runtime",
+            endpoint_url=self.endpoint_url,
+            config=Config(read_timeout=70, retries={"max_attempts": 1}),  # the service itself gives up after 60 s
+        )
+        answer = runtime.invoke_endpoint(
+            EndpointName=self.settings.endpoint_name, ContentType="application/json", Body=json.dumps(request)
+        )
+        return json.loads(answer["Body"].read())
 
     def output(self, stack: str, key: str) -> str:
         """Value of an output of the stack `<name>-<stack>`."""

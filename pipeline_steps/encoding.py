@@ -1,6 +1,6 @@
 """Texts as tokens with a training decision for each, and batches of them. Used by training and evaluation alike."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,7 @@ from pipeline_steps.contract.dataset import Example
 from pipeline_steps.contract.errors import StepError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 NOT_TRAINED = -100  # the label that torch's cross-entropy ignores
@@ -103,3 +104,30 @@ def token_losses(model: Any, ids: "Tensor", mask: "Tensor", labels: "Tensor") ->
     losses = torch.nn.functional.cross_entropy(logits, targets[trained], reduction="none")
     rows = torch.arange(ids.shape[0], device=ids.device).unsqueeze(1).expand_as(targets)[trained]
     return losses, rows
+
+
+def row_losses(
+    model: Any,
+    encoded: Sequence[Encoded],
+    pad_id: int,
+    batch_rows: int,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> "NDArray[Any]":
+    """Nats summed over the trained tokens of each row, (rows,), in the order of `encoded`.
+
+    `on_batch` hears how many rows are done.
+    """
+    import numpy as np
+    import torch
+
+    nats = np.zeros(len(encoded))
+    by_length = sorted(range(len(encoded)), key=lambda row: len(encoded[row].ids))
+    with torch.inference_mode():
+        for start in range(0, len(by_length), batch_rows):
+            batch = by_length[start : start + batch_rows]
+            ids, mask, labels = (part.to(model.device) for part in pad([encoded[row] for row in batch], pad_id))
+            losses, rows = token_losses(model, ids, mask, labels)
+            sums = torch.zeros(len(batch), device=losses.device).index_add_(0, rows, losses)
+            nats[batch] = sums.cpu().numpy()
+            on_batch(min(start + batch_rows, len(encoded)))
+    return nats

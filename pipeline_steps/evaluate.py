@@ -20,7 +20,7 @@ from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.gate import Gate
 from pipeline_steps.contract.metrics import Comparison
 from pipeline_steps.contract.progress import report
-from pipeline_steps.encoding import Encoded, beginning, encode_all, pad, token_losses
+from pipeline_steps.encoding import Encoded, beginning, encode_all, row_losses
 from pipeline_steps.models import base_model_digest, load_model, load_tokenizer
 from pipeline_steps.statistics import compare_losses, compare_rouge_l
 
@@ -74,7 +74,7 @@ def run(job: EvaluateJob) -> gate.Verdict:
 
     # 1. Inputs, checked before anything large is loaded: same dataset, same base, never the training rows.
     info, examples = dataset.read_split(job.test, "test")
-    training = json_files.read(job.model / files.TRAINING_FILE, 1)
+    training = json_files.read(job.model / files.TRAINING_FILE, files.TRAINING_SCHEMA_VERSION)
     digest = base_model_digest(job.base)
     if training["dataset_digest"] != info.dataset_digest or training["base_model_digest"] != digest:
         raise StepError(
@@ -139,26 +139,14 @@ def score(
     name: str, model: Any, tokenizer: Any, encoded: Sequence[Encoded], prompts: Sequence[str], max_new_tokens: int
 ) -> Scores:
     model.eval()
-    nats = row_losses(name, model, encoded, tokenizer.pad_token_id)
+    nats = row_losses(
+        model,
+        encoded,
+        tokenizer.pad_token_id,
+        LOSS_BATCH_ROWS,
+        lambda done: report(f"{name} loss", done, len(encoded)),
+    )
     return Scores(nats, generate(name, model, tokenizer, prompts, max_new_tokens))
-
-
-def row_losses(name: str, model: Any, encoded: Sequence[Encoded], pad_id: int) -> "NDArray[Any]":
-    """Nats summed over the trained tokens of each row, (rows,), in the order of `encoded`."""
-    import numpy as np
-    import torch
-
-    nats = np.zeros(len(encoded))
-    by_length = sorted(range(len(encoded)), key=lambda row: len(encoded[row].ids))
-    with torch.inference_mode():
-        for start in range(0, len(by_length), LOSS_BATCH_ROWS):
-            batch = by_length[start : start + LOSS_BATCH_ROWS]
-            ids, mask, labels = (part.to(model.device) for part in pad([encoded[row] for row in batch], pad_id))
-            losses, rows = token_losses(model, ids, mask, labels)
-            sums = torch.zeros(len(batch), device=losses.device).index_add_(0, rows, losses)
-            nats[batch] = sums.cpu().numpy()
-            report(f"{name} loss", min(start + LOSS_BATCH_ROWS, len(encoded)), len(encoded))
-    return nats
 
 
 def generate(name: str, model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int) -> list[str]:

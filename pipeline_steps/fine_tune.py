@@ -19,10 +19,8 @@ from pipeline_steps.contract import dataset, files, hyperparameters, json_files
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.hyperparameters import Hyperparameters
 from pipeline_steps.contract.progress import report
-from pipeline_steps.encoding import Encoded, encode_all, pad, token_losses, windows
+from pipeline_steps.encoding import Encoded, encode_all, pad, row_losses, token_losses, windows
 from pipeline_steps.models import base_model_digest, load_model, load_tokenizer
-
-TRAINING_SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ def run(job: FineTuneJob) -> None:
     json_files.write(
         job.output / files.TRAINING_FILE,
         {
-            "schema_version": TRAINING_SCHEMA_VERSION,
+            "schema_version": files.TRAINING_SCHEMA_VERSION,
             "dataset_digest": info.dataset_digest,
             "base_model_digest": model_digest,
             "tuning_mode": info.tuning_mode,
@@ -209,16 +207,7 @@ def endless_batches(rows: Sequence[Encoded], settings: Hyperparameters) -> Itera
 
 def evaluate_loss(model: Any, rows: Sequence[Encoded], pad_id: int, batch_size: int) -> float:
     """Mean loss over the trained tokens of `rows`, nats per token."""
-    import torch
-
     model.eval()
-    total_nats, total_tokens = 0.0, 0
-    ordered = sorted(rows, key=lambda one: len(one.ids))
-    with torch.inference_mode():
-        for start in range(0, len(ordered), batch_size):
-            ids, mask, labels = (part.to(model.device) for part in pad(ordered[start : start + batch_size], pad_id))
-            losses, _ = token_losses(model, ids, mask, labels)
-            total_nats += losses.sum().item()
-            total_tokens += len(losses)
+    total_nats = row_losses(model, rows, pad_id, batch_size).sum()
     model.train()
-    return total_nats / total_tokens
+    return float(total_nats / sum(one.trained_tokens for one in rows))

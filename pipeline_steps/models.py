@@ -15,7 +15,7 @@ def base_model_digest(folder: Path) -> str:
     """Digest that the import wrote beside the weights. Raises StepError if the folder is no imported model."""
     if not (folder / "config.json").is_file():
         raise StepError(f"{folder} holds no model (config.json is missing); import one with 'finetune import-model'")
-    return str(json_files.read(folder / files.BASE_MODEL_FILE, 1)["digest"])
+    return str(json_files.read(folder / files.BASE_MODEL_FILE, files.BASE_MODEL_SCHEMA_VERSION)["digest"])
 
 
 def load_tokenizer(folder: Path) -> Any:

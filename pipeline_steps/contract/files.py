@@ -20,6 +20,8 @@ PROMPT_TEMPLATE_FILE = "prompt_template.json"
 HYPERPARAMETERS_FILE = "hyperparameters.json"
 TRAINING_FILE = "training.json"
 ADAPTER_FOLDER = "adapter"
+BASE_MODEL_SCHEMA_VERSION = 1
+TRAINING_SCHEMA_VERSION = 1
 
 # What a user uploads.
 TEMPLATE_FILE = "template.json"

@@ -41,7 +41,7 @@ def upload_and_follow(deployment: Deployment, folder: Path, mode: str) -> execut
     """Upload a dataset, wait for the execution that its event starts, and for that execution's end."""
     before = executions.newest(deployment)
     datasets.upload(deployment, folder, mode)
-    return executions.follow(deployment, demo.wait_for_execution(deployment, before))
+    return executions.follow(deployment, executions.wait_for_newer(deployment, before))
 
 
 def steps_of(view: executions.ExecutionView) -> dict[str, str]:
@@ -131,7 +131,7 @@ def test_a_model_made_worse_is_refused_and_the_old_endpoint_goes_on(deployment: 
     assert "The gate refused the tuned model: loss" in view.reason
     assert packages(deployment) == registered
     assert served_configuration(deployment) == serving
-    assert demo.invoke(deployment, {"inputs": "Hello", "parameters": {"max_new_tokens": 2}})
+    assert deployment.invoke({"inputs": "Hello", "parameters": {"max_new_tokens": 2}})
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_the_deployed_schedule_starts_the_pipeline_every_week(deployment: Deploy
     before = executions.newest(deployment)
     week = f"{deployment.endpoint_url}/_local/clock?advance_seconds={7 * 86400}"
     urllib.request.urlopen(urllib.request.Request(week, method="POST"), timeout=5).close()
-    arn = demo.wait_for_execution(deployment, before)
+    arn = executions.wait_for_newer(deployment, before)
     values = deployment.sagemaker.list_pipeline_parameters_for_execution(PipelineExecutionArn=arn)["PipelineParameters"]
     given = {value["Name"]: value["Value"] for value in values}
     assert given["DatasetManifest"] == "instruction/dataset.manifest" and given["TuningMode"] == "instruction"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cli import demo, executions
+from cli import executions
 from cli.aws import Deployment
 
 
@@ -57,7 +57,7 @@ def test_an_approved_package_is_released_and_the_endpoint_names_it(deployment: D
     assert view.status == "Succeeded", view.reason
     assert result(deployment, view)["action"] == "updated"
     assert served_package(deployment) == pending
-    assert demo.invoke(deployment, {"inputs": "Hello", "parameters": {"max_new_tokens": 2}})
+    assert deployment.invoke({"inputs": "Hello", "parameters": {"max_new_tokens": 2}})
 
 
 def test_releasing_what_is_served_changes_nothing(deployment: Deployment, pending: str) -> None:
@@ -96,4 +96,4 @@ def test_a_model_that_cannot_be_loaded_leaves_the_old_one_serving(deployment: De
     assert view.status == "Failed"
     assert "rolled back" in view.reason
     assert served_package(deployment) == pending
-    assert demo.invoke(deployment, {"inputs": "Hello", "parameters": {"max_new_tokens": 2}})
+    assert deployment.invoke({"inputs": "Hello", "parameters": {"max_new_tokens": 2}})
