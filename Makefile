@@ -5,12 +5,14 @@ ENVIRONMENT ?= dev
 BIN := .venv/bin
 APP := .venv/.ready
 STEPS := .venv-steps/.ready
+BENCH := .venv-bench/.ready
 CDK_CLI := node_modules/.ready
+STEP_PACKAGES := build/step_packages/.ready
 # The CDK CLI and jsii find our pinned Node.js before any other.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo local test check bench deploy setup constraints clean
+.PHONY: help demo local test check bench bench-data deploy setup constraints clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,10 +35,13 @@ check: $(APP) $(CDK_CLI)  ## lint, types
 bench: setup  ## the figures of the documentation, measured again (bench/results/)
 	$(BIN)/python -m bench.local_aws_overhead
 
-deploy: $(APP) $(CDK_CLI)  ## deploy to the AWS account of your credentials (ENVIRONMENT=dev|prod); see docs/aws.md
+bench-data: $(BENCH)  ## data preparation against its peers, 15 thousand to a million rows (an hour; bench/results/)
+	.venv-bench/bin/python -m bench.data_prep
+
+deploy: $(APP) $(CDK_CLI) $(STEP_PACKAGES)  ## deploy to the AWS account of your credentials (ENVIRONMENT=dev|prod); see docs/aws.md
 	npx cdk deploy --all -c environment=$(ENVIRONMENT)
 
-setup: $(APP) $(STEPS) $(CDK_CLI)  ## both virtual environments and the CDK CLI
+setup: $(APP) $(STEPS) $(CDK_CLI) $(STEP_PACKAGES)  ## both virtual environments, the CDK CLI, the steps' packages
 
 $(APP): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
 	@echo "Setting up .venv: the CDK app, the CLI, local AWS (2.1 GB; minutes the first time)"
@@ -51,15 +56,29 @@ $(STEPS): requirements-steps.txt constraints-steps.txt pipeline_steps/requiremen
 	@.venv-steps/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-steps.txt
 	@touch $@
 
+# What travels in the step code's zip: pure Python only, since Python imports it from there.
+$(STEP_PACKAGES): pipeline_steps/requirements.txt | $(APP)
+	@echo "Setting up the packages that travel with the steps"
+	@rm -rf $(@D)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(@D) --no-deps --no-compile \
+	  --only-binary :all: --implementation py --abi none --platform any -r pipeline_steps/requirements.txt
+	@touch $@
+
+$(BENCH): requirements-bench.txt constraints-bench.txt pipeline_steps/requirements.txt
+	@echo "Setting up .venv-bench: the peers of the benchmark"
+	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	@touch $@
+
 $(CDK_CLI): package.json package-lock.json | $(APP)
 	@echo "Setting up the CDK CLI"
 	@npm ci --silent --no-audit --no-fund
 	@touch $@
 
-constraints: setup  ## pin every package that the environments hold now
-	@for env in "" "-steps"; do \
+constraints: setup $(BENCH)  ## pin every package that the environments hold now
+	@for env in "" "-steps" "-bench"; do \
 	  { echo "# Every package of .venv$$env, pinned; made by 'make constraints'."; \
 	    .venv$$env/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints$$env.txt; done
 
 clean:  ## remove what the targets made
-	rm -rf .venv .venv-steps node_modules build
+	rm -rf .venv .venv-steps .venv-bench node_modules build

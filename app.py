@@ -21,7 +21,12 @@ def build(app: cdk.App, settings: Settings) -> None:
     """Add the stacks of one deployment to `app`."""
     # Without an account the stacks stay environment-agnostic, so that synth needs no credentials.
     env = cdk.Environment(account=settings.account, region=settings.region)
-    step_code_zip = build_zip(REPOSITORY, REPOSITORY / "build" / "step_code")
+    try:
+        step_code_zip = build_zip(
+            REPOSITORY, REPOSITORY / "build" / "step_packages", REPOSITORY / "build" / "step_code"
+        )
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
 
     storage = StorageStack(app, f"{settings.name}-storage", settings=settings, env=env)
     pipeline = PipelineStack(

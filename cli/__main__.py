@@ -10,7 +10,7 @@ import typer
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.markup import escape
 
-from cli import base_models, datasets, demo, executions, local
+from cli import base_models, datasets, demo, executions, local, validation
 from cli.aws import LOCAL_STATE, Deployment
 from cli.console import CommandError, console
 from config.settings import SettingsError, TuningMode, load
@@ -27,7 +27,7 @@ Environment = Annotated[
     str,
     typer.Option("--environment", "-e", help="A file of config/ without .yaml; 'local' is the local AWS that runs."),
 ]
-Mode = Annotated[str, typer.Option(help="instruction or domain.")]
+Mode = Annotated[str, typer.Option(help="instruction, domain or chat.")]
 
 
 def check_mode(mode: str) -> str:
@@ -73,6 +73,20 @@ def import_model_command(
             deployment, source, name or deployment.settings.base_model.name, lambda what: status.update(what)
         )
     console.print(f"imported: digest {digest}")
+
+
+@app.command("validate-data")
+def validate_data_command(
+    folder: Annotated[Path, typer.Argument(help="A dataset folder, or the folder with the rows themselves.")],
+    mode: Mode = "instruction",
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder with the base model's tokenizer; without it, lengths are not checked.")
+    ] = None,
+    report: Annotated[Path, typer.Option(help="Folder for the data card and what was set aside.")] = Path("data-card"),
+    environment: Environment = "dev",
+) -> None:
+    """Check a dataset on this machine as the pipeline would, with the limits of the environment; nothing is uploaded."""
+    validation.validate(load(environment), folder, check_mode(mode), tokenizer, report)
 
 
 @app.command("upload")

@@ -21,7 +21,7 @@ STATE = OUTPUT / "local_aws"
 
 
 def run(mode: str) -> None:
-    """Deploy, train, evaluate, register, serve and ask; leaves build/demo/summary.json and report.html."""
+    """Deploy, train, evaluate, register, serve and ask; leaves build/demo/summary.json, report.html and data_card.html."""
     started = time.monotonic()
     settings = load("local")
     examples = REPOSITORY / "examples" / mode
@@ -84,7 +84,8 @@ def summarize(deployment: Deployment, view: executions.ExecutionView, output: Pa
     execution_id = view.arn.rsplit("/", 1)[-1]
     bucket, prefix = deployment.artifact_bucket, f"runs/{execution_id}/{files.EVALUATION_OUTPUT}"
     report = output / files.REPORT_FILE
-    deployment.s3.download_file(bucket, f"{prefix}/{files.REPORT_FILE}", str(report))
+    for name in (files.REPORT_FILE, files.DATA_CARD_PAGE):  # the report links to the data card beside it
+        deployment.s3.download_file(bucket, f"{prefix}/{name}", str(output / name))
     evaluation = json.loads(
         deployment.s3.get_object(Bucket=bucket, Key=f"{prefix}/{files.EVALUATION_FILE}")["Body"].read()
     )

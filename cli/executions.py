@@ -33,6 +33,7 @@ class StepView:
     status: str
     seconds: float
     reason: str = ""
+    note: str = ""  # what a job that succeeded had to say
     job: tuple[str, str] | None = None  # (kind of job, name)
     cached: bool = False
     progress: Progress | None = None
@@ -94,7 +95,13 @@ def describe(deployment: Deployment, arn: str) -> ExecutionView:
         PipelineExecutionArn=arn, SortOrder="Ascending"
     )
     steps = [_step_view(step) for page in pages for step in page["PipelineExecutionSteps"]]
-    return ExecutionView(arn, execution["PipelineExecutionStatus"], execution.get("FailureReason", ""), steps)
+    view = ExecutionView(arn, execution["PipelineExecutionStatus"], execution.get("FailureReason", ""), steps)
+    if not view.running:
+        for step in steps:
+            if step.job and step.job[0] == "ProcessingJob" and step.status == "Succeeded":
+                job = deployment.sagemaker.describe_processing_job(ProcessingJobName=step.job[1])
+                step.note = job.get("ExitMessage", "")
+    return view
 
 
 def _step_view(step: Any) -> StepView:
@@ -129,6 +136,8 @@ def _follow_in_lines(deployment: Deployment, arn: str, logs: "LogProgress") -> E
     last_progress, last_line = time.monotonic(), ""
     for view in _views(deployment, arn, logs):
         for step in view.steps:
+            if step.note:
+                console.print(f"{step.name}: {step.note}")
             if seen.get(step.name) != step.status:
                 seen[step.name] = step.status
                 console.print(f"{step.name}: {step.status} ({step.seconds:.0f} s) {step.reason}".rstrip())
@@ -168,8 +177,8 @@ def render(view: ExecutionView) -> Group:
             grid = Table.grid(padding=(0, 1))
             grid.add_row(ProgressBar(total=step.progress.total, completed=step.progress.done, width=24), detail)
             detail = grid
-        elif step.reason:
-            detail = Text(step.reason, style="red")
+        elif step.reason or step.note:
+            detail = Text(step.reason or step.note, style="red" if step.reason else "")
         state = f"{step.status} (cached)" if step.cached else step.status
         table.add_row(MARKS.get(step.status, "·"), step.name, state, f"{step.seconds:.0f} s", detail)
     return Group(table)

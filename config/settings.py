@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 InstanceType = Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9-]+$")]
-TuningMode = Literal["instruction", "domain"]
+TuningMode = Literal["instruction", "domain", "chat"]
+PersonalDataPolicy = Literal["report", "redact", "fail"]
+PrepareEngine = Literal["instances", "ray"]
 PeftType = Literal["lora", "None"]
 ApprovalStatus = Literal["Approved", "PendingManualApproval"]
 
@@ -34,6 +36,10 @@ class Images(Group):
     training_transformers_version: str = "5.3.0"
     training_pytorch_version: str = "2.9.0"
     serving_version: str = Field(default="0.36.0", description="DJL LMI (vLLM inside)")
+    prepare_image_uri: str | None = Field(
+        default=None,
+        description="image of PrepareData where it is not the training image: the ray engine needs Ray in it",
+    )
 
 
 class BaseModelSettings(Group):
@@ -43,7 +49,7 @@ class BaseModelSettings(Group):
 
 
 class DatasetSettings(Group):
-    """How rows are divided. The validation ratio's name and meaning are JumpStart's; the test set is ours."""
+    """What is accepted and how rows are divided. Names that JumpStart has mean what they mean there; the test set is ours."""
 
     tuning_mode: TuningMode = "instruction"
     default_manifest: str = Field(
@@ -52,6 +58,27 @@ class DatasetSettings(Group):
     validation_split_ratio: float = Field(default=0.1, gt=0, lt=1)
     test_split_ratio: float = Field(default=0.2, gt=0, lt=1)
     train_data_split_seed: int = Field(default=0, ge=0)
+    split_group_column: str | None = Field(
+        default=None,
+        description="rows with the same value in it stay on one side of the split; default: the same prompt",
+    )
+    max_train_samples: int = Field(default=-1, ge=-1, description="rows to train on at most; -1: all")
+    max_val_samples: int = Field(default=-1, ge=-1, description="rows to validate on at most; -1: all")
+    add_input_output_demarcation_key: bool = Field(
+        default=False, description="put JumpStart's '### Response:' between prompt and completion of your template"
+    )
+    max_quarantined_rows: int = Field(
+        default=0, ge=0, description="bad rows that are set aside; one more fails the run"
+    )
+    max_truncated_share: float = Field(
+        default=0.01, ge=0, le=1, description="share of the rows that may be longer than training.max_input_length"
+    )
+    personal_data: PersonalDataPolicy = Field(default="report", description="what to do with it where it is found")
+
+    def flags(self) -> list[str]:
+        """PrepareData's flags for these settings; they are named as the fields. What is not set is left out."""
+        values = self.model_dump(exclude={"tuning_mode", "default_manifest"}, exclude_none=True)
+        return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
     @model_validator(mode="after")
     def leaves_rows_to_train_on(self) -> "DatasetSettings":
@@ -85,12 +112,20 @@ class TrainingSettings(Group):
     weight_decay: float = Field(default=0.0, ge=0, le=1)
     max_grad_norm: float = Field(default=1.0, gt=0)
     seed: int = Field(default=10, ge=1, le=1000)
+    tokens_per_second: float | None = Field(
+        default=None, gt=0, description="of all instances together, for the estimate of time and cost; default: assumed"
+    )
+    usd_per_hour: float | None = Field(default=None, gt=0, description="price of one instance; default: a table")
 
 
 class ProcessingSettings(Group):
     """Instances of the processing jobs."""
 
     prepare_instance_type: InstanceType = "ml.m5.xlarge"
+    prepare_instance_count: int = Field(default=1, ge=1, le=100)
+    prepare_engine: PrepareEngine = Field(
+        default="instances", description="instances: each holds all raw files; ray: no disk needs to hold them all"
+    )
     evaluate_instance_type: InstanceType = "ml.g5.4xlarge"
     deploy_instance_type: InstanceType = "ml.t3.medium"
     volume_gb: int = Field(default=100, ge=1, le=16384)
@@ -160,6 +195,15 @@ class Settings(Group):
     @property
     def model_package_group_name(self) -> str:
         return self.name
+
+    @model_validator(mode="after")
+    def the_ray_engine_has_an_image_with_ray(self) -> "Settings":
+        if self.processing.prepare_engine == "ray" and not self.images.prepare_image_uri:
+            raise ValueError(
+                "processing.prepare_engine is 'ray' but images.prepare_image_uri is not set; the training image has no Ray: "
+                "name an image with ray[data] and the packages of the training image, or use 'instances'"
+            )
+        return self
 
     @model_validator(mode="after")
     def the_default_manifest_lies_under_its_tuning_mode(self) -> "Settings":

@@ -1,11 +1,12 @@
 """The two pipelines: one function a step, named as the step.
 
-<name>-finetune   PrepareData -> FineTune -> Evaluate -> QualityGate { Register -> AutoDeploy { Deploy } } else Fail
+<name>-finetune   PrepareData -> NewTraining { FineTune -> Evaluate -> QualityGate { Register -> AutoDeploy { Deploy } } else Fail }
 <name>-deploy     Deploy alone, given a model package
 
 Names in ${...} are deployed resources; the stack puts them in (RESOURCES lists them).
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, TypeAlias, get_args
 
@@ -128,7 +129,15 @@ def finetune_definition(settings: Settings) -> str:
         else_steps=[fail()],
     )
 
-    steps = [prepared, tuned, evaluated, quality_gate]
+    # Unchanged data with unchanged parameters ends here: the model that they make is registered already.
+    new_training = ConditionStep(
+        "NewTraining",
+        conditions=[ConditionEquals(left=data_card_value("already_trained"), right=False)],
+        if_steps=[tuned, evaluated, quality_gate],
+        else_steps=[],
+    )
+
+    steps = [prepared, new_training]
     return definition_json(settings.finetune_pipeline_name, parameters.all(), steps, settings.region)
 
 
@@ -148,23 +157,35 @@ def prepare_data(settings: Settings, parameters: Parameters) -> RequestStep:
     Not cached: the manifest's URI says nothing about the bytes behind it. The dataset it publishes is addressed by
     content, which makes the cache of the later steps right (docs/decisions/0002-content-addressed-datasets.md).
     """
-    dataset = settings.dataset
+    training = settings.training
+    manifest = Join(on="/", values=["s3:/", "${RawBucket}", parameters.dataset_manifest])
+    on_ray = settings.processing.prepare_engine == "ray"  # its tasks read from S3: no disk holds all raw files
+    known = {"--tokens_per_second": training.tokens_per_second, "--usd_per_hour": training.usd_per_hour}
     request = processing_request(
         settings,
         role="${PrepareRole}",
         instance_type=settings.processing.prepare_instance_type,
+        instance_count=settings.processing.prepare_instance_count,
         arguments=[
             "prepare-data",
             "--tuning_mode", parameters.tuning_mode,
-            "--validation_split_ratio", str(dataset.validation_split_ratio),
-            "--test_split_ratio", str(dataset.test_split_ratio),
-            "--train_data_split_seed", str(dataset.train_data_split_seed),
-            "--publish_to", "s3://${ArtifactBucket}/datasets",
+            *settings.dataset.flags(),
+            "--max_input_length", str(training.max_input_length),
             "--base_model_uri", base_model_uri(settings),
+            "--instance_type", parameters.training_instance_type,
+            "--instance_count", parameters.training_instance_count.to_string(),
+            "--peft_type", parameters.peft_type,
+            "--epoch", parameters.epoch.to_string(),
+            "--publish_to", "s3://${ArtifactBucket}/datasets",
+            "--model_package_group", settings.model_package_group_name,
+            "--run_parameters", run_parameters(settings, parameters),
+            *(["--engine", "ray", "--raw", manifest] if on_ray else []),
+            *(part for flag, value in known.items() if value is not None for part in (flag, str(value))),
         ],
-        inputs={"raw": Join(on="/", values=["s3:/", "${RawBucket}", parameters.dataset_manifest])},
+        inputs={} if on_ray else {"raw": manifest},
         input_types={"raw": "ManifestFile"},
         outputs=[files.REPORT_OUTPUT],
+        image_uri=settings.images.prepare_image_uri,
     )  # fmt: skip
     return RequestStep(
         "PrepareData",
@@ -172,6 +193,23 @@ def prepare_data(settings: Settings, parameters: Parameters) -> RequestStep:
         request,
         describe_shape="DescribeProcessingJobResponse",
         property_files=[DATA_CARD],
+    )
+
+
+def run_parameters(settings: Settings, parameters: Parameters) -> Join:
+    """All that a trained model depends on besides its data and its base model, as one text of bounded length."""
+    training = settings.training.model_dump_json(exclude={"tokens_per_second", "usd_per_hour", "max_runtime_hours"})
+    return Join(
+        on=",",
+        values=[
+            "${CodeKey}",
+            hashlib.sha256(training.encode()).hexdigest()[:16],
+            parameters.epoch,
+            parameters.learning_rate,
+            parameters.peft_type,
+            parameters.training_instance_type,
+            parameters.training_instance_count,
+        ],
     )
 
 
@@ -308,10 +346,19 @@ def register(
                         on="/", values=[output_uri(evaluated, files.EVALUATION_OUTPUT), files.EVALUATION_FILE]
                     ),
                 }
-            }
+            },
+            "ModelDataQuality": {
+                "Statistics": {
+                    "ContentType": "application/json",
+                    "S3Uri": Join(on="/", values=[output_uri(prepared, files.REPORT_OUTPUT), files.DATA_CARD_FILE]),
+                }
+            },
         },
         "CustomerMetadataProperties": {
             "dataset_digest": data_card_value("dataset_digest"),
+            "test_digest": data_card_value("test_digest"),
+            "data_card_digest": data_card_value("card_digest"),
+            "run_fingerprint": data_card_value("run_fingerprint"),
             "base_model": settings.base_model.name,
             "base_model_digest": evaluation_value("base_model_digest"),
             "step_code": "${CodeKey}",
@@ -394,10 +441,12 @@ def processing_request(
     role: str,
     instance_type: str,
     arguments: list[Value],
+    instance_count: int = 1,
     inputs: dict[str, Value],
     outputs: list[str],
     input_types: dict[str, str] | None = None,
     isolated: bool = False,
+    image_uri: str | None = None,
 ) -> Request:
     """CreateProcessingJob for one step of the code zip; `inputs` and `outputs` are named as their folders.
 
@@ -409,12 +458,12 @@ def processing_request(
         "ProcessingResources": {
             "ClusterConfig": {
                 "InstanceType": instance_type,
-                "InstanceCount": 1,
+                "InstanceCount": instance_count,
                 "VolumeSizeInGB": settings.processing.volume_gb,
             }
         },
         "AppSpecification": {
-            "ImageUri": training_image(settings.images, settings.region, settings.training.instance_type),
+            "ImageUri": image_uri or training_image(settings.images, settings.region, settings.training.instance_type),
             "ContainerEntrypoint": ["python3", f"{PROCESSING_CODE}/${{CodeKey}}"],
             "ContainerArguments": arguments,
         },

@@ -20,6 +20,7 @@ def arguments(parameters: "Parameters") -> "list[str | Join]":
     checks = [
         ("any", LOSS, "base", "lower", parameters.min_loss_improvement),
         ("instruction", ROUGE_L, "base", "higher", parameters.min_rouge_l_improvement),
+        ("chat", ROUGE_L, "base", "higher", parameters.min_rouge_l_improvement),
     ]
     flags: list[str | Join] = []
     for mode, metric, compared_with, direction, margin in checks:

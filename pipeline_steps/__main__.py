@@ -5,9 +5,9 @@ What the user can mend ends the step with one message: on stderr, and where Sage
 
 import importlib
 import sys
-from pathlib import Path
 
-from pipeline_steps.contract.errors import StepError
+from pipeline_steps.contract.errors import SHOWN, DataError, StepError
+from pipeline_steps.contract.messages import tell_failure
 
 STEPS = {
     "prepare-data": "check, split and publish a dataset (processing job)",
@@ -21,9 +21,6 @@ USAGE = "\n".join(
         *(f"  {name:14}{what}" for name, what in STEPS.items()),
     ]
 )
-
-# A training job's failure file and a processing job's exit message; each service reads its own.
-FAILURE_FILES = (Path("/opt/ml/output/failure"), Path("/opt/ml/output/message"))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,21 +36,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         step.main(arguments[1:])
     except StepError as error:
+        if isinstance(error, DataError) and len(error.problems) > SHOWN:
+            print("\n".join(error.problems), file=sys.stderr)  # the message has room for the first ones only
         tell_failure(str(error))
         return 1
     except Exception as error:  # a fault of ours: its traceback belongs in the log, its name in the reason
         tell_failure(f"{type(error).__name__}: {error}; see the job's log for where")
         raise
     return 0
-
-
-def tell_failure(message: str) -> None:
-    """Say why the step failed where people and the service look for it."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    for path in FAILURE_FILES:
-        if path.parent.parent.is_dir():  # /opt/ml: inside a container
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(message, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,17 @@
 """Texts as tokens with a training decision for each, and batches of them. Used by training and evaluation alike."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_steps.contract.dataset import Example
+import numpy as np
+
+from pipeline_steps import token_files
+from pipeline_steps.contract.dataset import Example, SplitInfo
 from pipeline_steps.contract.errors import StepError
+from pipeline_steps.text_encoder import TextEncoder
+from pipeline_steps.token_files import TokenRow
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,48 +34,48 @@ class Encoded:
 
 
 def encode(example: Example, tokenizer: Any) -> Encoded:
-    """Prompt tokens are read, completion tokens learned; where the text ends, so is end-of-sequence."""
-    ids: list[int] = []
-    labels: list[int] = []
-
-    def add(tokens: Sequence[int], *, trained: bool) -> None:
-        ids.extend(tokens)
-        labels.extend(tokens if trained else [NOT_TRAINED] * len(tokens))
-
-    add(beginning(tokenizer), trained=False)
-    # Prompt and completion are encoded apart, so that the prompt's tokens here are those that serving sends.
-    add(tokenizer(example.prompt, add_special_tokens=False)["input_ids"], trained=False)
-    add(tokenizer(example.completion, add_special_tokens=False)["input_ids"], trained=True)
-    if example.ends:
-        add([tokenizer.eos_token_id], trained=True)
-    return Encoded(ids, labels)
+    """The tokens that training sees of an example, whole."""
+    return of_tokens(token_files.encode([example], TextEncoder.of(tokenizer)))[0]
 
 
-def beginning(tokenizer: Any) -> list[int]:
-    """What the tokenizer puts before every text by itself: [begin-of-sequence] or nothing.
+def encode_all(examples: Sequence[Example], tokenizer: Any) -> list[Encoded]:
+    """Every example, none cut. Raises StepError if none has anything to learn."""
+    return _with_something_to_learn(of_tokens(token_files.encode(examples, TextEncoder.of(tokenizer))))
 
-    Servers encode a prompt with the tokenizer's defaults, so training must begin its texts in the same way.
+
+def read_encoded(folder: Path, info: SplitInfo, tokenizer: Any, max_tokens: int) -> list[Encoded]:
+    """The rows of a prepared split as FineTune learns them: at most `max_tokens` each.
+
+    A domain text goes on in the next row, so that nothing of it is lost. Of the few longer rows that PrepareData let
+    pass (max_truncated_share) the end is not learned. Raises StepError if the token ids are of another tokenizer.
     """
-    first: list[int] = tokenizer("")["input_ids"][:1]
-    return first if first == [tokenizer.bos_token_id] else []
-
-
-def encode_all(examples: Sequence[Example], tokenizer: Any, max_tokens: int) -> list[Encoded]:
-    """Every example, none cut. Raises StepError if a row is longer than `max_tokens` or nothing is left to learn."""
-    encoded = [encode(example, tokenizer) for example in examples]
-    too_long = [len(one.ids) for one in encoded if len(one.ids) > max_tokens]
-    if too_long:
+    digest = TextEncoder.of(tokenizer).digest
+    if info.tokenizer_digest != digest:
         raise StepError(
-            f"{len(too_long)} of {len(encoded)} rows are longer than max_input_length ({max_tokens} tokens; the longest has "
-            f"{max(too_long)}); set max_input_length to {max(too_long)} or shorten the rows - they are never cut silently"
+            f"{folder} was prepared with the tokenizer {str(info.tokenizer_digest)[:12]}, the base model has {digest[:12]}; "
+            "prepare the dataset for this base model"
         )
+    rows = of_tokens(row for part in info.parts if part.tokens for row in token_files.read(folder / part.tokens))
+    if info.tuning_mode == "domain":
+        cut = [window for row in rows for window in windows(row, max_tokens)]
+    else:
+        cut = [next(windows(row, max_tokens)) for row in rows]
+    return _with_something_to_learn([row for row in cut if row.trained_tokens])
+
+
+def of_tokens(rows: Iterable[TokenRow]) -> list[Encoded]:
+    """Labels from training decisions."""
+    return [Encoded(row.ids.tolist(), np.where(row.learned, row.ids, NOT_TRAINED).tolist()) for row in rows]
+
+
+def _with_something_to_learn(encoded: list[Encoded]) -> list[Encoded]:
     if not sum(one.trained_tokens for one in encoded):
         raise StepError(f"none of the {len(encoded)} rows has a token to learn; check the completions")
     return encoded
 
 
 def windows(encoded: Encoded, max_tokens: int) -> Iterator[Encoded]:
-    """A text without a prompt, in consecutive pieces of at most `max_tokens`."""
+    """The row in consecutive pieces of at most `max_tokens`."""
     for start in range(0, len(encoded.ids), max_tokens):
         yield Encoded(encoded.ids[start : start + max_tokens], encoded.labels[start : start + max_tokens])
 
@@ -117,7 +123,6 @@ def row_losses(
 
     `on_batch` hears how many rows are done.
     """
-    import numpy as np
     import torch
 
     nats = np.zeros(len(encoded))

@@ -8,21 +8,24 @@ The tuned model is the merged one: the very weights that an endpoint would load.
 
 import argparse
 import json
+import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_steps import report_page
+from pipeline_steps import report_page, token_files
 from pipeline_steps.contract import dataset, files, gate, json_files
+from pipeline_steps.contract.dataset import Example
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.gate import Gate
 from pipeline_steps.contract.metrics import Comparison
 from pipeline_steps.contract.progress import report
-from pipeline_steps.encoding import Encoded, beginning, encode_all, row_losses
+from pipeline_steps.encoding import Encoded, encode_all, row_losses
 from pipeline_steps.models import base_model_digest, load_model, load_tokenizer
 from pipeline_steps.statistics import compare_losses, compare_rouge_l
+from pipeline_steps.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -83,15 +86,14 @@ def run(job: EvaluateJob) -> gate.Verdict:
         )
 
     # 2. What both models are asked: the references' loss, and an answer to each prompt.
-    instruction = info.tuning_mode == "instruction"
-    prompts = [example.prompt for example in examples] if instruction else info.prompts
-    references = [example.completion for example in examples] if instruction else []
+    has_references = info.tuning_mode != "domain"
+    asked = examples if has_references else [Example(prompt, "", ends=False) for prompt in info.prompts]
 
     # 3. Both models, one after the other: two of them rarely fit on one device.
     tokenizer = load_tokenizer(job.base)
-    encoded = encode_all(examples, tokenizer, max_tokens=10**9)
+    encoded = encode_all(examples, tokenizer)
     scores = {
-        name: score(name, load_model(folder), tokenizer, encoded, prompts, job.max_new_tokens)
+        name: score(name, load_model(folder), tokenizer, encoded, asked, job.max_new_tokens)
         for name, folder in (("base", job.base), ("tuned", job.model))
     }
     base, tuned = scores["base"], scores["tuned"]
@@ -101,7 +103,8 @@ def run(job: EvaluateJob) -> gate.Verdict:
 
     trained_tokens = np.array([one.trained_tokens for one in encoded])
     compared = compare_losses(base.nats, tuned.nats, trained_tokens, job.seed)
-    if instruction:
+    if has_references:
+        references = [example.completion for example in examples]
         compared.append(compare_rouge_l(references, base.answers, tuned.answers, job.seed))
     comparisons = {comparison.metric: comparison for comparison in compared}
     verdict = gate.decide(job.gates, comparisons, info.tuning_mode)
@@ -109,10 +112,13 @@ def run(job: EvaluateJob) -> gate.Verdict:
 
     # 5. Outputs; evaluation.json last, since the pipeline reads the verdict from it.
     answers = [
-        {"prompt": prompt, "reference": reference, "base": of_base, "tuned": of_tuned}
-        for prompt, reference, of_base, of_tuned in zip(
-            prompts, references if instruction else [None] * len(prompts), base.answers, tuned.answers, strict=True
-        )
+        {
+            "prompt": example.whole_prompt,
+            "reference": example.completion if has_references else None,
+            "base": of_base,
+            "tuned": of_tuned,
+        }
+        for example, of_base, of_tuned in zip(asked, base.answers, tuned.answers, strict=True)
     ]
     job.output.mkdir(parents=True, exist_ok=True)
     with (job.output / "answers.jsonl").open("w", encoding="utf-8") as file:
@@ -128,15 +134,18 @@ def run(job: EvaluateJob) -> gate.Verdict:
         "parameters": {"max_new_tokens": job.max_new_tokens, "seed": job.seed, "decoding": "greedy"},
         "gates": [asdict(one) for one in job.gates],
         "training": {key: training[key] for key in ("rows", "steps", "tokens", "tokens_per_second", "validation_loss")},
+        "data_card": (job.test / files.DATA_CARD_PAGE).is_file(),
         "seconds": round(time.monotonic() - started, 1),
     }
     (job.output / files.REPORT_FILE).write_text(report_page.render(evaluation, training["curve"]), encoding="utf-8")
+    if evaluation["data_card"]:  # the report links to it
+        shutil.copy(job.test / files.DATA_CARD_PAGE, job.output / files.DATA_CARD_PAGE)
     json_files.write(job.output / files.EVALUATION_FILE, evaluation)
     return verdict
 
 
 def score(
-    name: str, model: Any, tokenizer: Any, encoded: Sequence[Encoded], prompts: Sequence[str], max_new_tokens: int
+    name: str, model: Any, tokenizer: Any, encoded: Sequence[Encoded], asked: Sequence[Example], max_new_tokens: int
 ) -> Scores:
     model.eval()
     nats = row_losses(
@@ -146,20 +155,21 @@ def score(
         LOSS_BATCH_ROWS,
         lambda done: report(f"{name} loss", done, len(encoded)),
     )
-    return Scores(nats, generate(name, model, tokenizer, prompts, max_new_tokens))
+    return Scores(nats, generate(name, model, tokenizer, asked, max_new_tokens))
 
 
-def generate(name: str, model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-    """The greedy answer to each prompt, up to end-of-sequence, in the order of `prompts`."""
+def generate(name: str, model: Any, tokenizer: Any, asked: Sequence[Example], max_new_tokens: int) -> list[str]:
+    """The greedy answer to each example's prompt, up to end-of-sequence, in the order of `asked`."""
     import torch
 
     tokenizer.padding_side = "left"  # the answer follows the prompt directly
-    answers = [""] * len(prompts)
-    by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    answers = [""] * len(asked)
+    prompts = prompt_ids(asked, tokenizer)
+    by_length = sorted(range(len(asked)), key=lambda row: len(prompts[row]))
     with torch.inference_mode():
         for start in range(0, len(by_length), GENERATION_BATCH_ROWS):
             batch = by_length[start : start + GENERATION_BATCH_ROWS]
-            inputs = encode_prompts([prompts[row] for row in batch], tokenizer).to(model.device)
+            inputs = tokenizer.pad({"input_ids": [prompts[row] for row in batch]}, return_tensors="pt").to(model.device)
             output = model.generate(
                 **inputs,
                 max_new_tokens=max_new_tokens,
@@ -173,15 +183,14 @@ def generate(name: str, model: Any, tokenizer: Any, prompts: Sequence[str], max_
             new_tokens = output[:, inputs["input_ids"].shape[1] :]
             for row, answer in zip(batch, tokenizer.batch_decode(new_tokens, skip_special_tokens=True), strict=True):
                 answers[row] = answer
-            report(f"{name} answers", min(start + GENERATION_BATCH_ROWS, len(prompts)), len(prompts))
+            report(f"{name} answers", min(start + GENERATION_BATCH_ROWS, len(asked)), len(asked))
     return answers
 
 
-def encode_prompts(prompts: Sequence[str], tokenizer: Any) -> Any:
-    """The prompts' tokens exactly as training saw them (encoding.encode)."""
-    start = beginning(tokenizer)
-    ids = [start + tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
-    return tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+def prompt_ids(examples: Sequence[Example], tokenizer: Any) -> list[list[int]]:
+    """Everything that comes before each example's completion, exactly as training saw it."""
+    unanswered = [replace(example, completion="", ends=False) for example in examples]
+    return [row.ids.tolist() for row in token_files.encode(unanswered, TextEncoder.of(tokenizer))]
 
 
 def _json(comparison: Comparison) -> dict[str, Any]:

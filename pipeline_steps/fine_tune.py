@@ -19,7 +19,7 @@ from pipeline_steps.contract import dataset, files, hyperparameters, json_files
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.hyperparameters import Hyperparameters
 from pipeline_steps.contract.progress import report
-from pipeline_steps.encoding import Encoded, encode_all, pad, row_losses, token_losses, windows
+from pipeline_steps.encoding import Encoded, pad, read_encoded, row_losses, token_losses
 from pipeline_steps.models import base_model_digest, load_model, load_tokenizer
 
 
@@ -48,8 +48,8 @@ def run(job: FineTuneJob) -> None:
     settings = job.hyperparameters
 
     # 1. Inputs, checked before anything large is loaded.
-    info, train_examples = dataset.read_split(job.train, "train")
-    validation_info, validation_examples = dataset.read_split(job.validation, "validation")
+    info = dataset.read_info(job.train, "train")
+    validation_info = dataset.read_info(job.validation, "validation")
     if validation_info.dataset_digest != info.dataset_digest:
         raise StepError(
             f"train is of dataset {info.dataset_digest[:12]}, validation of {validation_info.dataset_digest[:12]}; "
@@ -57,13 +57,13 @@ def run(job: FineTuneJob) -> None:
         )
     model_digest = base_model_digest(job.model)
 
-    # 2. Texts -> tokens, each with its training decision.
+    # 2. Tokens, each with its training decision: PrepareData made them, while no GPU waited.
     import torch
 
     torch.manual_seed(settings.seed)
     tokenizer = load_tokenizer(job.model)
-    train = tokens(train_examples, info.tuning_mode, tokenizer, settings.max_input_length)
-    validation = tokens(validation_examples, info.tuning_mode, tokenizer, settings.max_input_length)
+    train = read_encoded(job.train, info, tokenizer, settings.max_input_length)
+    validation = read_encoded(job.validation, validation_info, tokenizer, settings.max_input_length)
 
     # 3. Model.
     model = load_model(job.model)
@@ -155,14 +155,6 @@ def run(job: FineTuneJob) -> None:
             "curve": curve,
         },
     )
-
-
-def tokens(examples: Sequence[dataset.Example], mode: str, tokenizer: Any, max_tokens: int) -> list[Encoded]:
-    """Instruction rows whole; a domain text in consecutive windows, so that nothing of it is lost."""
-    if mode == "instruction":
-        return encode_all(examples, tokenizer, max_tokens)
-    whole = encode_all(examples, tokenizer, max_tokens=10**9)
-    return [window for one in whole for window in windows(one, max_tokens) if window.trained_tokens]
 
 
 def with_adapter(model: Any, settings: Hyperparameters) -> Any:

@@ -1,317 +1,366 @@
 """PrepareData: raw rows -> checked, split, content-addressed dataset and its data card.
 
 in    raw/        train/ (or the rows themselves), optional validation/ and prompts.txt
-out   report/     data_card.json, written last
-      S3          <publish_to>/<digest>/{train,validation,test}/{examples.jsonl, dataset.json}
+out   report/     data_card.html, quarantine.jsonl, removed.jsonl and, last, data_card.json
+      S3          <publish_to>/<digest>/{train,validation,test}/{examples-*.jsonl, tokens-*.arrow, dataset.json}
 
-Instruction tuning takes one or more .jsonl files and an optional template.json; domain adaptation exactly one .txt, .csv
-or .json. Every bad row is told with its place, all at once, and then nothing is written.
+Every bad row is told with its place, all at once; a dataset with more of them than allowed is not published at all.
+Without --publish_to the data is checked and nothing is published: what `finetune validate-data` does.
 """
 
 import argparse
-import csv
 import hashlib
-import io
 import json
-import re
-from collections.abc import Iterator, Mapping
+import tempfile
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from pipeline_steps.contract import dataset, files, json_files, prompt_template
-from pipeline_steps.contract.dataset import Example
+from pipeline_steps import data_card_page
+from pipeline_steps.contract import dataset, files, json_files, messages, prompt_template
+from pipeline_steps.contract.dataset import SPLITS, SplitInfo
 from pipeline_steps.contract.errors import DataError, StepError
-from pipeline_steps.contract.progress import report
 from pipeline_steps.contract.prompt_template import PromptTemplate
+from pipeline_steps.data import card, duplicates, lengths, limits, parts, sagemaker_job, sources
+from pipeline_steps.data.duplicates import Decision
+from pipeline_steps.data.engine import Engine, Written
+from pipeline_steps.data.findings import Findings
+from pipeline_steps.data.instances_engine import InstancesEngine
+from pipeline_steps.data.parts import Examination, PersonalDataPolicy
+from pipeline_steps.data.rows import RowReader
+from pipeline_steps.data.sources import SourceFile
+from pipeline_steps.text_encoder import TextEncoder
 
-DATA_CARD_SCHEMA_VERSION = 1
-MINIMUM_ROWS = {"train": 2, "validation": 1, "test": 2}
-CHUNK_CHARACTERS = 400  # of domain text in one example: a paragraph or two, about 100 tokens
-LONGEST_PARAGRAPH = 2000  # characters; a text without paragraphs must not become one endless row
+EngineName = Literal["instances", "ray"]
 
 
 @dataclass(frozen=True)
 class PrepareJob:
-    """`publish_to` and `base_model_uri` are S3 prefixes; ratios are shares of the rows, 0..1."""
+    """What main's flags say. Ratios and shares are 0..1; limits of rows are -1 for all; URIs are S3 prefixes."""
 
-    raw: Path
+    raw: str
     output: Path
     tuning_mode: dataset.Mode
-    validation_split_ratio: float
-    test_split_ratio: float
-    train_data_split_seed: int
-    publish_to: str
-    base_model_uri: str
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Examples by split, and what they have in common."""
-
-    digest: str
-    splits: dict[str, list[Example]]
-    template: PromptTemplate | None
-    prompts: list[str]
+    validation_split_ratio: float = 0.1
+    test_split_ratio: float = 0.2
+    train_data_split_seed: int = 0
+    split_group_column: str | None = None
+    max_train_samples: int = -1
+    max_val_samples: int = -1
+    add_input_output_demarcation_key: bool = False
+    max_quarantined_rows: int = 0
+    max_truncated_share: float = 0.01
+    personal_data: PersonalDataPolicy = "report"
+    max_input_length: int = 2048
+    base_model_uri: str | None = None
+    tokenizer: Path | None = None
+    instance_type: str | None = None
+    instance_count: int = 1
+    peft_type: str = "lora"
+    epoch: float = 1.0
+    tokens_per_second: float | None = None
+    usd_per_hour: float | None = None
+    publish_to: str | None = None
+    model_package_group: str | None = None
+    run_parameters: str = ""
+    engine: EngineName = "instances"
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="prepare-data", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--raw", type=Path, default=Path("/opt/ml/processing/input/raw"))
-    parser.add_argument("--output", type=Path, default=Path("/opt/ml/processing/output") / files.REPORT_OUTPUT)
-    parser.add_argument("--tuning_mode", choices=("instruction", "domain"), required=True)
-    parser.add_argument("--validation_split_ratio", type=float, default=0.1)
-    parser.add_argument("--test_split_ratio", type=float, default=0.2)
-    parser.add_argument("--train_data_split_seed", type=int, default=0)
-    parser.add_argument("--publish_to", required=True, help="S3 prefix for the dataset")
-    parser.add_argument(
-        "--base_model_uri", required=True, help="S3 prefix of the base model; only its presence is checked"
+    add = parser.add_argument
+    add("--raw", default="/opt/ml/processing/input/raw", help="dataset folder, or the S3 URI of its manifest")
+    add("--output", type=Path, default=Path("/opt/ml/processing/output") / files.REPORT_OUTPUT)
+    add("--tuning_mode", choices=get_args(dataset.Mode), required=True)
+    add("--validation_split_ratio", type=float, help="share of the rows; without a validation folder")
+    add("--test_split_ratio", type=float, help="share of the rows that is held out for Evaluate")
+    add("--train_data_split_seed", type=int)
+    add("--split_group_column", help="rows with the same value stay on one side; default: the same prompt")
+    add("--max_train_samples", type=int, help="rows to train on at most; -1: all")
+    add("--max_val_samples", type=int, help="rows to validate on at most; -1: all")
+    add("--add_input_output_demarcation_key", type=lambda text: text == "True", help="True or False, as on JumpStart")
+    add("--max_quarantined_rows", type=int, help="bad rows that are set aside; one more and the step fails")
+    add("--max_truncated_share", type=float, help="share of the rows that may be longer than max_input_length")
+    add("--personal_data", choices=get_args(PersonalDataPolicy), help="what to do with it")
+    add("--max_input_length", type=int, help="tokens of a training sequence")
+    add("--base_model_uri", help="S3 prefix of the base model, whose tokenizer is used")
+    add("--tokenizer", type=Path, help="folder with a tokenizer, instead of --base_model_uri")
+    add("--instance_type", help="training instance, for the estimate of time and cost")
+    add("--instance_count", type=int)
+    add("--peft_type")
+    add("--epoch", type=float)
+    add("--tokens_per_second", type=float, help="training speed, if it is known")
+    add("--usd_per_hour", type=float, help="price of one training instance, if it is known")
+    add("--publish_to", help="S3 prefix for the dataset; without it, the data is only checked")
+    add("--model_package_group", help="where a model of the same data and parameters is looked for")
+    add("--run_parameters", help="everything else that a trained model depends on, as one text")
+    add("--engine", choices=get_args(EngineName), help="instances of this job, or a Ray cluster made of them")
+    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    run(PrepareJob(**given))
+
+
+def run(job: PrepareJob) -> dict[str, Any]:
+    """Check everything, then publish the splits; the data card is written last, and returned."""
+    started = time.monotonic()
+    job.output.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the output, on the volume that the job was given: the container's own disk is small.
+    with tempfile.TemporaryDirectory(prefix="prepare-data-", dir=job.output.parent) as folder:
+        work = Path(folder)
+        instances = sagemaker_job.instances()
+        shared = f"{job.publish_to}/.exchange/{sagemaker_job.name()}/"
+        if job.engine == "instances":
+            return prepare(job, work, InstancesEngine(work, instances, shared), started)
+        from pipeline_steps.data import ray_engine
+
+        with ray_engine.cluster(instances) as is_driver:
+            if not is_driver:
+                return {}
+            engine = ray_engine.RayEngine(work, shared)
+            try:
+                return prepare(job, work, engine, started)
+            finally:
+                engine.clear()
+
+
+def prepare(job: PrepareJob, work: Path, engine: Engine, started: float) -> dict[str, Any]:
+    """The work in its order. Raises DataError with every problem that was found; then nothing is published."""
+    # 1. What there is: files and template, with all that is wrong with them; the base model's tokenizer.
+    found, template, prompts = read_folder(job)
+    all_parts = sources.cut(found)
+    model = read_base_model(job, work)
+
+    # 2. Every row: checked, searched for personal data, rendered, encoded, fingerprinted.
+    own_validation = any(file.folder == "validation" for file in found)
+    examination = Examination(
+        RowReader(job.tuning_mode, template, job.split_group_column),
+        model.encoder,
+        job.personal_data,
+        job.train_data_split_seed,
+        0.0 if own_validation else job.validation_split_ratio,
+        job.test_split_ratio,
+        parts.ngram_modulus(found),
     )
-    run(PrepareJob(**vars(parser.parse_args(arguments))))
+    findings = engine.examine(all_parts, examination)
+    limits.refuse_bad_rows(findings, job.max_quarantined_rows, job.tuning_mode)
+    if job.personal_data == "fail":
+        limits.refuse_personal_data(findings)
+
+    # 3. Duplicates and leaks, decided alike by every instance from all fingerprints.
+    decision = duplicates.decide(findings.sketches, {"train": job.max_train_samples, "validation": job.max_val_samples})
+    limits.refuse_short_splits(decision, job)
+
+    # 4. The rows that are kept, split by split.
+    written = engine.write(findings, decision, with_tokens=model.encoder is not None)
+    if job.tuning_mode != "domain":  # a document is cut into pieces that fit
+        to_learn = lengths.total(written.splits["train"]) + lengths.total(written.splits["validation"])
+        limits.refuse_truncation(to_learn, job.max_input_length, job.max_truncated_share)
+
+    # 5. The dataset under its digest, and its card.
+    digest = dataset_digest(job, template, prompts, decision, model.encoder)
+    content = {
+        "schema_version": files.DATA_CARD_SCHEMA_VERSION,
+        "dataset_digest": digest,
+        "test_digest": decision.digests["test"],
+        **card.figures(job, found, template, findings, decision, written, model.encoder, model.parameters),
+    }
+    if job.publish_to:
+        content |= {"uris": split_uris(job.publish_to, digest), **earlier_training(job, digest, model.digest)}
+    content["seconds"] = round(time.monotonic() - started, 1)
+    content["card_digest"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    page = data_card_page.render(content)
+    if job.publish_to:
+        infos = split_infos(job, digest, decision, written, template, prompts, model.encoder)
+        publish(infos, content["uris"], page, engine, work)
+    if engine.is_leader:
+        write_report(job.output, content, page, findings, decision)
+        engine.clear()
+    return content
 
 
-def run(job: PrepareJob) -> None:
-    """Check everything first; publish the splits; write the data card last."""
+# ---------------------------------------------------------------- 1. what there is
+
+
+def read_folder(job: PrepareJob) -> tuple[list[SourceFile], PromptTemplate | None, list[str]]:
+    """Data files, template and prompts of the dataset folder. Raises DataError with all that is wrong with them."""
+    problems: list[str] = []
+    found: list[SourceFile] = []
+    template: PromptTemplate | None = None
+    prompts: list[str] = []
+    listing = sources.listing(job.raw)
+    paths = {name: path for path, name, _ in listing}
+    try:
+        found = sources.choose(listing, job.tuning_mode)
+    except DataError as error:
+        problems += error.problems
+    try:
+        if job.tuning_mode == "instruction":
+            folder = "train/" if any(name.startswith("train/") for name in paths) else ""
+            template_file = paths.get(f"{folder}{files.TEMPLATE_FILE}")
+            template = (
+                prompt_template.read(sources.read_small(template_file), files.TEMPLATE_FILE)
+                if template_file
+                else prompt_template.DEFAULT
+            )
+            if job.add_input_output_demarcation_key and template_file:
+                template = template.with_demarcation()
+    except DataError as error:
+        problems += error.problems
+    if files.PROMPTS_FILE in paths:
+        try:
+            lines = sources.read_small(paths[files.PROMPTS_FILE]).decode("utf-8-sig").split("\n")
+            prompts = [line.strip() for line in lines if line.strip()]
+        except UnicodeDecodeError as error:
+            problems.append(f"{files.PROMPTS_FILE}: not UTF-8 (byte {error.start}); save it as UTF-8")
+    if problems:
+        raise DataError(problems)
+    return found, template, prompts
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """What preparing data needs of a base model; None where it is not known. `parameters`: how many weights."""
+
+    encoder: TextEncoder | None = None
+    parameters: float | None = None
+    digest: str | None = None
+
+
+def read_base_model(job: PrepareJob, work: Path) -> BaseModel:
+    """The tokenizer of the base model and what its import wrote beside it. Raises StepError if it is not there."""
     from pipeline_steps import s3
+    from pipeline_steps.models import load_tokenizer
 
+    if job.tokenizer:
+        return BaseModel(TextEncoder.of(load_tokenizer(job.tokenizer)))
+    if not job.base_model_uri:
+        return BaseModel()
+    uri = job.base_model_uri.rstrip("/")
     # The cheapest check first: without base weights the training would fail after this step had been paid.
-    if not s3.exists(f"{job.base_model_uri.rstrip('/')}/{files.BASE_MODEL_FILE}"):
+    if not s3.exists(f"{uri}/{files.BASE_MODEL_FILE}"):
         raise StepError(
             f"the base model is not at {job.base_model_uri}; import it once with "
-            f"'finetune import-model SOURCE --name {job.base_model_uri.rstrip('/').rsplit('/', 1)[-1]}'"
+            f"'finetune import-model SOURCE --name {uri.rsplit('/', 1)[-1]}'"
         )
-    prepared = prepare(job)
-
-    root = f"{job.publish_to.rstrip('/')}/{prepared.digest}"
-    uris = {split: f"{root}/{split}/" for split in dataset.SPLITS}
-    for number, (split, examples) in enumerate(prepared.splits.items(), start=1):
-        if not s3.exists(uris[split] + files.DATASET_FILE):
-            folder = job.output.with_name("dataset") / split
-            info = dataset.SplitInfo(
-                prepared.digest, job.tuning_mode, split, len(examples), prepared.template, prepared.prompts
-            )
-            dataset.write_split(folder, info, examples)
-            for name in (files.EXAMPLES_FILE, files.DATASET_FILE):  # the second completes the split
-                s3.upload(folder / name, uris[split] + name)
-        report("publish", number, len(prepared.splits))
-
-    json_files.write(
-        job.output / files.DATA_CARD_FILE,
-        {
-            "schema_version": DATA_CARD_SCHEMA_VERSION,
-            "dataset_digest": prepared.digest,
-            "tuning_mode": job.tuning_mode,
-            "uris": uris,
-            "counts": {split: len(examples) for split, examples in prepared.splits.items()},
-            "characters": {
-                split: sum(len(example.prompt) + len(example.completion) for example in examples)
-                for split, examples in prepared.splits.items()
-            },
-            "template": prepared.template.to_dict() if prepared.template else None,
-        },
-    )
+    folder = work / "tokenizer"
+    weight_bytes = 0
+    for found, size in s3.sizes_below(f"{uri}/"):
+        if found.endswith(".safetensors"):
+            weight_bytes += size
+        else:
+            s3.download(found, folder / found.removeprefix(f"{uri}/"))
+    marker = json_files.read(folder / files.BASE_MODEL_FILE, files.BASE_MODEL_SCHEMA_VERSION)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    bytes_a_weight = 4 if (config.get("dtype") or config.get("torch_dtype")) == "float32" else 2
+    return BaseModel(TextEncoder.of(load_tokenizer(folder)), weight_bytes / bytes_a_weight, marker["digest"])
 
 
-def prepare(job: PrepareJob) -> Prepared:
-    """Read, check and split. Raises DataError with every problem; writes nothing."""
-    train_folder = job.raw / "train" if (job.raw / "train").is_dir() else job.raw
-    validation_folder = job.raw / "validation" if (job.raw / "validation").is_dir() else None
-    folders = [train_folder, *([validation_folder] if validation_folder else [])]
-    template = None
+# ---------------------------------------------------------------- 5. dataset and card
 
-    if job.tuning_mode == "instruction":
-        template_file = train_folder / files.TEMPLATE_FILE
-        template = prompt_template.read(template_file) if template_file.is_file() else prompt_template.DEFAULT
-        groups = [read_instruction_rows(folder, template) for folder in folders]
-    else:
-        groups = [read_document(folder) for folder in folders]
 
-    splits: dict[str, list[Example]] = {split: [] for split in dataset.SPLITS}
-    validation_ratio = 0.0 if validation_folder else job.validation_split_ratio
-    for example in dict.fromkeys(groups[0]):  # the same row twice would sit on both sides of a split only by its copy
-        split = split_of(example, job.train_data_split_seed, validation_ratio, job.test_split_ratio)
-        splits[split].append(example)
-    if validation_folder:
-        splits["validation"] = list(dict.fromkeys(groups[1]))
-    short = [
-        f"the {split} split has {len(splits[split])} rows, at least {minimum} are needed; add rows or change the split ratios "
-        f"(validation {job.validation_split_ratio}, test {job.test_split_ratio})"
-        for split, minimum in MINIMUM_ROWS.items()
-        if len(splits[split]) < minimum
-    ]
-    if short:
-        raise DataError(short)
-
-    prompts_file = job.raw / files.PROMPTS_FILE
-    prompts = prompts_file.read_text(encoding="utf-8").split("\n") if prompts_file.is_file() else []
-    prompts = [prompt.strip() for prompt in prompts if prompt.strip()]
+def dataset_digest(
+    job: PrepareJob,
+    template: PromptTemplate | None,
+    prompts: Sequence[str],
+    decision: Decision,
+    encoder: TextEncoder | None,
+) -> str:
+    """SHA-256 of all that the published files hold: the same data under the same rules has the same address."""
     content = {
         "schema_version": dataset.SCHEMA_VERSION,
         "tuning_mode": job.tuning_mode,
         "template": template.to_dict() if template else None,
-        "prompts": prompts,
-        "splits": {split: [example.to_line() for example in examples] for split, examples in splits.items()},
+        "prompts": list(prompts),
+        "splits": decision.digests,
+        "tokenizer": encoder.digest if encoder else None,
     }
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return Prepared(digest, splits, template, prompts)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def split_of(example: Example, seed: int, validation_ratio: float, test_ratio: float) -> str:
-    """The split of a row, by its content and the seed alone: it never changes sides when other rows come or go.
+def split_infos(
+    job: PrepareJob,
+    digest: str,
+    decision: Decision,
+    written: Written,
+    template: PromptTemplate | None,
+    prompts: list[str],
+    encoder: TextEncoder | None,
+) -> list[SplitInfo]:
+    return [
+        SplitInfo(
+            digest,
+            decision.digests[split],
+            job.tuning_mode,
+            split,
+            decision.counts[split],
+            tuple(summary.part for summary in written.splits[split] if summary.part),
+            template,
+            prompts,
+            encoder.digest if encoder else None,
+        )
+        for split in SPLITS
+    ]
 
-    Rows with the same prompt stay together, or a prompt would be trained on and tested with.
+
+def split_uris(publish_to: str, digest: str) -> dict[str, str]:
+    return {split: f"{publish_to.rstrip('/')}/{digest}/{split}/" for split in SPLITS}
+
+
+def publish(infos: Sequence[SplitInfo], uris: dict[str, str], page: str, engine: Engine, work: Path) -> None:
+    """Bring the files of each split to its place, and the data card beside the test set; dataset.json completes it."""
+    from pipeline_steps import s3
+
+    # A split that is there already has the same content: it is named by it.
+    missing = [info for info in infos if not s3.exists(uris[info.split] + files.DATASET_FILE)]
+    engine.publish({info.split: uris[info.split] for info in missing})
+    if engine.is_leader:
+        for info in missing:
+            folder = work / "infos" / info.split
+            dataset.write_info(folder, info)
+            if info.split == "test":
+                (folder / files.DATA_CARD_PAGE).write_text(page, encoding="utf-8")
+                s3.upload(folder / files.DATA_CARD_PAGE, uris[info.split] + files.DATA_CARD_PAGE)
+            s3.upload(folder / files.DATASET_FILE, uris[info.split] + files.DATASET_FILE)
+
+
+def earlier_training(job: PrepareJob, digest: str, base_model_digest: str | None) -> dict[str, Any]:
+    """Whether a registered model comes from the same data and parameters: then training again would give it again.
+
+    `run_fingerprint` is written into every model package by Register and looked for here.
     """
-    group = example.prompt or example.completion
-    position = int.from_bytes(hashlib.sha256(f"{seed}:{group}".encode()).digest()[:8], "big") / 2**64
-    if position < test_ratio:
-        return "test"
-    return "validation" if position < test_ratio + validation_ratio else "train"
+    import boto3
 
-
-# ---------------------------------------------------------------- instruction tuning
-
-
-def read_instruction_rows(folder: Path, template: PromptTemplate) -> list[Example]:
-    """The rows of every .jsonl file in `folder`, rendered. Raises DataError naming every bad line."""
-    paths = sorted(folder.glob("*.jsonl"))
-    if not paths:
-        found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-        raise DataError(
-            [f"{folder.name}/: no .jsonl file (found {found}); instruction tuning needs one JSON object a line"]
+    fingerprint = hashlib.sha256(f"{digest}/{base_model_digest}/{job.run_parameters}".encode()).hexdigest()
+    found = None
+    if job.model_package_group:
+        client = boto3.client("sagemaker")
+        pages = client.get_paginator("list_model_packages").paginate(ModelPackageGroupName=job.model_package_group)
+        for package in (package for page in pages for package in page["ModelPackageSummaryList"]):
+            described = client.describe_model_package(ModelPackageName=package["ModelPackageArn"])
+            if described.get("CustomerMetadataProperties", {}).get("run_fingerprint") == fingerprint:
+                found = package["ModelPackageArn"]
+                break
+    message = ""
+    if found:
+        message = (
+            f"nothing is trained: {found} was trained from the same data (digest {digest[:12]}) with the same base model, "
+            "code and parameters; change one of them to train again"
         )
-    examples: list[Example] = []
-    problems: list[str] = []
-    for path in paths:
-        for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-            if not line.strip():
-                continue
-            place = f"{path.name}:{number}"
-            try:
-                row = parse_row(line)
-                examples.append(render_row(row, template))
-            except ValueError as error:
-                problems.extend(f"{place}: {problem}" for problem in str(error).split("\n"))
-    if not examples and not problems:
-        problems = [f"{', '.join(path.name for path in paths)}: no rows; write one JSON object a line"]
-    if problems:
-        raise DataError(problems)
-    return examples
+        messages.tell_result(message)
+    return {"run_fingerprint": fingerprint, "already_trained": found is not None, "message": message}
 
 
-def parse_row(line: bytes) -> dict[str, Any]:
-    """One line as an object. Raises ValueError saying what is wrong with it."""
-    try:
-        text = line.decode("utf-8").lstrip("\ufeff")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"not UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1}); save as UTF-8"
-        ) from None
-    try:
-        row = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"not valid JSON ({error}): {_short(text)}") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"holds {type(row).__name__}, expected one JSON object a line: {_short(text)}")
-    return row
-
-
-def render_row(row: Mapping[str, Any], template: PromptTemplate) -> Example:
-    """The row through the template. Raises ValueError with one line for each problem of the row."""
-    problems = []
-    for column in template.columns:
-        if column not in row:
-            problems.append(
-                f"no column {column!r}, which {files.TEMPLATE_FILE} uses; columns here: {', '.join(map(repr, row))}"
-            )
-        elif not isinstance(row[column], str):
-            problems.append(f"{column!r} is {_short(json.dumps(row[column]))}, expected a text in quotes")
-    if problems:
-        raise ValueError("\n".join(problems))
-    completion = template.render_completion(row)
-    if not completion.strip():
-        raise ValueError("the completion is empty, so there is nothing to learn; write an answer or drop the row")
-    return Example(template.render_prompt(row), completion, ends=True)
-
-
-def _short(text: str, limit: int = 80) -> str:
-    return text if len(text) <= limit else text[:limit] + "..."
-
-
-# ---------------------------------------------------------------- domain adaptation
-
-
-def read_document(folder: Path) -> list[Example]:
-    """The one document in `folder`, in pieces of whole paragraphs. Raises DataError."""
-    accepted = (".txt", ".csv", ".json")
-    paths = sorted(path for path in folder.iterdir() if path.suffix in accepted and path.name != files.PROMPTS_FILE)
-    if len(paths) != 1:
-        found = ", ".join(path.name for path in paths) or "none"
-        raise DataError(
-            [
-                f"{folder.name}/: domain adaptation takes exactly one .txt, .csv or .json file, found {len(paths)} ({found})"
-            ]
-        )
-    path = paths[0]
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError([f"{path.name}: not UTF-8 (byte {error.start}); save it as UTF-8"]) from None
-    documents = [text] if path.suffix == ".txt" else list(_texts(path, text))
-    examples = [example for document in documents for example in chunk(document)]
-    if not examples:
-        raise DataError([f"{path.name}: holds no text; write the text to learn from into it"])
-    return examples
-
-
-def _texts(path: Path, content: str) -> Iterator[str]:
-    """The texts of a CSV or JSON file: column `text`, else the first column."""
-    if path.suffix == ".csv":
-        rows: list[Any] = list(csv.DictReader(io.StringIO(content)))
-    else:
-        try:
-            parsed = json.loads(content)
-        except ValueError as error:
-            raise DataError([f"{path.name}: not valid JSON ({error})"]) from None
-        rows = parsed if isinstance(parsed, list) else [parsed]
-    problems = []
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict) or not row:
-            problems.append(
-                f"{path.name}: row {number} is {_short(repr(row))}, expected an object with a column 'text'"
-            )
-            continue
-        column = "text" if "text" in row else next(iter(row))
-        if isinstance(row[column], str):
-            yield row[column]
-        else:
-            problems.append(f"{path.name}: row {number}: {column!r} is {_short(repr(row[column]))}, expected a text")
-    if problems:
-        raise DataError(problems)
-
-
-def chunk(document: str) -> Iterator[Example]:
-    """Pieces of about CHUNK_CHARACTERS, cut between paragraphs where there are any; only the last one ends the document."""
-    paragraphs = [p for p in re.split(r"\n\s*\n", document.replace("\r\n", "\n")) if p.strip()]
-    pieces: list[str] = []
-    current: list[str] = []
-    for paragraph in paragraphs:
-        for part in _parts(paragraph.strip("\n")):
-            current.append(part)
-            if sum(map(len, current)) >= CHUNK_CHARACTERS:
-                pieces.append("\n\n".join(current))
-                current = []
-    if current:
-        pieces.append("\n\n".join(current))
-    for number, piece in enumerate(pieces, start=1):
-        yield Example("", piece, ends=number == len(pieces))
-
-
-def _parts(paragraph: str) -> Iterator[str]:
-    """The paragraph, cut at white space (or anywhere, without any) where it is longer than LONGEST_PARAGRAPH."""
-    while len(paragraph) > LONGEST_PARAGRAPH:
-        cut = max(paragraph.rfind(" ", 1, LONGEST_PARAGRAPH), paragraph.rfind("\n", 1, LONGEST_PARAGRAPH))
-        cut = cut if cut > 0 else LONGEST_PARAGRAPH
-        yield paragraph[:cut]
-        paragraph = paragraph[cut:].lstrip()
-    if paragraph:
-        yield paragraph
+def write_report(output: Path, content: dict[str, Any], page: str, findings: Findings, decision: Decision) -> None:
+    """quarantine.jsonl and removed.jsonl where there is something to say, data_card.html, and last data_card.json."""
+    output.mkdir(parents=True, exist_ok=True)
+    for name, rows, count in (
+        (files.QUARANTINE_FILE, findings.bad_rows(), findings.bad),
+        (files.REMOVED_FILE, card.removed_rows(findings, decision), len(decision.exact) + len(decision.near)),
+    ):
+        (output / name).unlink(missing_ok=True)  # of an earlier run over the same folder
+        if count:
+            with (output / name).open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (output / files.DATA_CARD_PAGE).write_text(page, encoding="utf-8")
+    json_files.write(output / files.DATA_CARD_FILE, content)

@@ -4,29 +4,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-STYLE = """
-:root { color-scheme: light dark; --text: #1d2430; --soft: #5b6675; --line: #d9dee5; --page: #fff; --card: #f6f8fa;
-  --good: #1a7f37; --bad: #c62828; --base: #8a94a3; --tuned: #0b6bcb }
-@media (prefers-color-scheme: dark) { :root { --text: #e6eaf0; --soft: #9aa5b4; --line: #323a46; --page: #12161c;
-  --card: #1a2028; --good: #4cc26b; --bad: #ff7b72; --base: #7d8896; --tuned: #58a6ff } }
-* { box-sizing: border-box }
-body { margin: 0 auto; max-width: 68rem; padding: 1.5rem 1rem 4rem; background: var(--page); color: var(--text);
-  font: 16px/1.55 system-ui, sans-serif }
-h1 { font-size: 1.6rem; margin: 0 0 .25rem } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem }
-.verdict { border-left: .4rem solid; padding: .8rem 1rem; background: var(--card); border-radius: .3rem }
-.passed { border-color: var(--good) } .refused { border-color: var(--bad) }
-.passed h1 { color: var(--good) } .refused h1 { color: var(--bad) }
-ul { margin: .4rem 0 0; padding-left: 1.2rem } .soft { color: var(--soft) }
-.scroll { overflow-x: auto } table { border-collapse: collapse; width: 100% }
-th, td { text-align: left; padding: .45rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-.answer { background: var(--card); border-radius: .4rem; padding: .8rem 1rem; margin: 0 0 1rem }
-.answer pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .2rem 0 .8rem; font: inherit }
-.sides { display: grid; gap: 0 1.5rem; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)) }
-.label { font-size: .8rem; font-weight: 600; letter-spacing: .03em; text-transform: uppercase; color: var(--soft) }
-.label.tuned { color: var(--tuned) } svg { width: 100%; height: auto; display: block }
-code { font-size: .9em; overflow-wrap: anywhere }
-"""
+from pipeline_steps.page_style import page, rows_table
+
+DATA_CARD_LINK = '<p>The rows behind this model: <a href="data_card.html">data card</a></p>'
 
 
 def render(evaluation: dict[str, Any], curve: Sequence[dict[str, float]]) -> str:
@@ -36,18 +16,7 @@ def render(evaluation: dict[str, Any], curve: Sequence[dict[str, float]]) -> str
     headline = (
         "The gate passed: the tuned model may be registered" if gate["passed"] else "The gate refused the tuned model"
     )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>Evaluation: {state}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<main>
-<section class="verdict {state}">
+    body = f"""<section class="verdict {state}">
 <h1>{headline}</h1>
 <ul>{"".join(f"<li>{escape(reason)}</li>" for reason in gate["reasons"])}</ul>
 </section>
@@ -61,10 +30,8 @@ def render(evaluation: dict[str, Any], curve: Sequence[dict[str, float]]) -> str
 {training_table(evaluation["training"])}
 <h2>Ancestors</h2>
 {rows_table([(key.replace("_", " "), evaluation[key]) for key in ("dataset_digest", "base_model_digest", "tuning_mode")])}
-</main>
-</body>
-</html>
-"""
+{DATA_CARD_LINK if evaluation["data_card"] else ""}"""
+    return page(f"Evaluation: {state}", body)
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:
@@ -138,11 +105,6 @@ def training_table(training: dict[str, Any]) -> str:
             ("tokens", f"{training['tokens']:,} ({training['tokens_per_second']:,} a second)"),
         ]
     )
-
-
-def rows_table(rows: Sequence[tuple[str, str]]) -> str:
-    body = "".join(f"<tr><th scope='row'>{escape(k)}</th><td><code>{escape(v)}</code></td></tr>" for k, v in rows)
-    return f"<div class='scroll'><table><tbody>{body}</tbody></table></div>"
 
 
 def _number(value: float | None, sign: bool = False) -> str:

@@ -1,5 +1,6 @@
 """The little that steps ask of S3 themselves; everything else comes and goes through the job's channels."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
@@ -26,3 +27,31 @@ def exists(uri: str) -> bool:
 def upload(path: Path, uri: str) -> None:
     bucket, key = _split(uri)
     boto3.client("s3").upload_file(str(path), bucket, key)
+
+
+def download(uri: str, path: Path) -> None:
+    bucket, key = _split(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    boto3.client("s3").download_file(bucket, key, str(path))
+
+
+def copy(source: str, target: str) -> None:
+    """Copy an object inside S3."""
+    bucket, key = _split(source)
+    target_bucket, target_key = _split(target)
+    boto3.client("s3").copy({"Bucket": bucket, "Key": key}, target_bucket, target_key)
+
+
+def sizes_below(prefix: str) -> Iterator[tuple[str, int]]:
+    """(URI, bytes) of each object below a prefix."""
+    bucket, key = _split(prefix)
+    for page in boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key):
+        for found in page.get("Contents", []):
+            yield f"s3://{bucket}/{found['Key']}", int(found["Size"])
+
+
+def delete_all(prefix: str) -> None:
+    bucket, _ = _split(prefix)
+    client = boto3.client("s3")
+    for uri, _ in list(sizes_below(prefix)):
+        client.delete_object(Bucket=bucket, Key=_split(uri)[1])

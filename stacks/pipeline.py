@@ -56,8 +56,10 @@ class PipelineStack(Stack):
         raw_bucket.grant_read(prepare_role)
         artifact_bucket.grant_read(prepare_role, "datasets/*")
         artifact_bucket.grant_put(prepare_role, "datasets/*")
-        artifact_bucket.grant_read(prepare_role, "base-models/*")  # only to see that the base model is there
+        artifact_bucket.grant_delete(prepare_role, "datasets/.exchange/*")  # what instances hand each other
+        artifact_bucket.grant_read(prepare_role, "base-models/*")  # the tokenizer, and whether the weights are there
         artifact_bucket.grant_put(prepare_role, "runs/*")
+        self._grant_find_packages(prepare_role, settings)
 
         artifact_bucket.grant_read(train_role, "datasets/*")
         artifact_bucket.grant_read(train_role, "base-models/*")
@@ -134,6 +136,19 @@ class PipelineStack(Stack):
             )
         )
         return role
+
+    def _grant_find_packages(self, role: iam.Role, settings: Settings) -> None:
+        """What prepare_data.py asks the registry: whether the same data was trained with the same parameters."""
+        group = settings.model_package_group_name
+        role.add_to_policy(
+            iam.PolicyStatement(
+                actions=["sagemaker:ListModelPackages", "sagemaker:DescribeModelPackage"],
+                resources=[
+                    self.format_arn(service="sagemaker", resource="model-package-group", resource_name=group),
+                    self.format_arn(service="sagemaker", resource="model-package", resource_name=f"{group}/*"),
+                ],
+            )
+        )
 
     def _grant_release(self, role: iam.Role, serving_role: iam.Role, settings: Settings) -> None:
         """What deploy.py calls: read the package, make a model and a configuration, move the endpoint, ask it."""

@@ -25,6 +25,11 @@ class StorageStack(Stack):
             noncurrent_version_expiration=Duration.days(30),
             abort_incomplete_multipart_upload_after=Duration.days(7),
         )
+        self.artifact_bucket.add_lifecycle_rule(
+            id="WhatAFailedPreparationLeftBehind",
+            prefix="datasets/.exchange/",
+            expiration=Duration.days(1),
+        )
 
         CfnOutput(self, "RawBucketName", value=self.raw_bucket.bucket_name)
         CfnOutput(self, "ArtifactBucketName", value=self.artifact_bucket.bucket_name)

@@ -1,9 +1,10 @@
-"""A prepared split on disk: examples.jsonl, and dataset.json, which is written last and says what the rows are."""
+"""A prepared split on disk: its parts (texts and token ids), and dataset.json, which is written last and names them."""
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,9 +12,9 @@ from pipeline_steps.contract import files, json_files
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.prompt_template import PromptTemplate
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SPLITS = ("train", "validation", "test")
-Mode = Literal["instruction", "domain"]
+Mode = Literal["instruction", "domain", "chat"]
 
 
 @dataclass(frozen=True)
@@ -21,62 +22,112 @@ class Example:
     """One text to learn from: `completion` is learned, `prompt` is only read.
 
     `ends`: the text is complete, and the model learns to stop after it. False for a piece of a longer document.
+    `history`: earlier (prompt, completion) turns of the same dialog; their completions are learned too.
     """
 
     prompt: str
     completion: str
     ends: bool
+    history: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def turns(self) -> tuple[tuple[str, str], ...]:
+        """(prompt, completion) of every turn, the last one included."""
+        return (*self.history, (self.prompt, self.completion))
+
+    @property
+    def whole_prompt(self) -> str:
+        """All that is read before the completion, as one text."""
+        return "".join(text for turn in self.history for text in turn) + self.prompt
+
+    @cached_property
+    def key(self) -> bytes:
+        """16 bytes of the content's hash: the same for the same example, wherever it stands."""
+        texts = [self.prompt, self.completion, *(text for turn in self.history for text in turn)]
+        content = f"{self.ends}" + "".join(f"{len(text)}:{text}" for text in texts)
+        return hashlib.sha256(content.encode()).digest()[:16]
 
     @property
     def id(self) -> str:
         """16 hex digits of the content's hash."""
-        return hashlib.sha256(json.dumps([self.prompt, self.completion, self.ends]).encode()).hexdigest()[:16]
+        return self.key[:8].hex()
 
     def to_line(self) -> str:
-        return json.dumps({"id": self.id, **asdict(self)}, ensure_ascii=False)
+        row: dict[str, Any] = {"id": self.id, "prompt": self.prompt, "completion": self.completion, "ends": self.ends}
+        if self.history:
+            row["history"] = self.history
+        return json.dumps(row, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class SplitPart:
+    """Names of a part's files in the split's folder, and its rows. `tokens` is None where no token ids were written."""
+
+    examples: str
+    tokens: str | None
+    rows: int
 
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """What dataset.json says of a split. `prompts`: prompts to compare before and after, from the user's prompts.txt."""
+    """What dataset.json says of a split. `prompts`: prompts to compare before and after, from the user's prompts.txt.
+
+    `dataset_digest` is of the whole dataset, `split_digest` of this split's rows alone. `tokenizer_digest` is of the
+    tokenizer that made the token ids.
+    """
 
     dataset_digest: str
+    split_digest: str
     tuning_mode: Mode
     split: str
     rows: int
+    parts: tuple[SplitPart, ...]
     template: PromptTemplate | None
     prompts: list[str]
+    tokenizer_digest: str | None
 
 
-def write_split(folder: Path, info: SplitInfo, examples: Iterable[Example]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / files.EXAMPLES_FILE).open("w", encoding="utf-8") as file:
+def write_examples(path: Path, examples: Iterable[Example]) -> None:
+    """Write one part's examples, one JSON object a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
         file.writelines(example.to_line() + "\n" for example in examples)
+
+
+def write_info(folder: Path, info: SplitInfo) -> None:
+    """Write dataset.json, which declares the split complete."""
     json_files.write(folder / files.DATASET_FILE, {"schema_version": SCHEMA_VERSION, **asdict(info)})
 
 
-def read_split(folder: Path, expected: str) -> tuple[SplitInfo, list[Example]]:
-    """The split in `folder`. Raises StepError unless it is complete and is the `expected` one."""
+def read_info(folder: Path, expected: str) -> SplitInfo:
+    """What dataset.json in `folder` says. Raises StepError unless it is of the `expected` split."""
     content = json_files.read(folder / files.DATASET_FILE, SCHEMA_VERSION)
     if content["split"] != expected:
         raise StepError(f"{folder} holds the {content['split']} split, expected {expected}; check the step's inputs")
-    with (folder / files.EXAMPLES_FILE).open(encoding="utf-8") as file:
-        examples = [_example(json.loads(line)) for line in file]
-    if len(examples) != content["rows"]:
-        raise StepError(
-            f"{folder} holds {len(examples)} rows, its dataset.json says {content['rows']}; prepare it again"
-        )
-    template = PromptTemplate(**content["template"]) if content["template"] else None
-    info = SplitInfo(
-        content["dataset_digest"],
-        content["tuning_mode"],
-        content["split"],
-        content["rows"],
-        template,
-        content["prompts"],
-    )
-    return info, examples
+    del content["schema_version"]
+    content["parts"] = tuple(SplitPart(**part) for part in content["parts"])
+    content["template"] = PromptTemplate(**content["template"]) if content["template"] else None
+    return SplitInfo(**content)
 
 
-def _example(row: dict[str, Any]) -> Example:
-    return Example(row["prompt"], row["completion"], row["ends"])
+def read_examples(folder: Path, info: SplitInfo) -> Iterator[Example]:
+    """The split's examples, in order. Raises StepError at the end if there are not as many as dataset.json says."""
+    read = 0
+    for part in info.parts:
+        with (folder / part.examples).open(encoding="utf-8") as file:
+            for line in file:
+                read += 1
+                yield _example(json.loads(line))
+    if read != info.rows:
+        raise StepError(f"{folder} holds {read} rows, its dataset.json says {info.rows}; prepare it again")
+
+
+def read_split(folder: Path, expected: str) -> tuple[SplitInfo, list[Example]]:
+    """The split in `folder`, whole. Raises StepError unless it is complete and is the `expected` one."""
+    info = read_info(folder, expected)
+    return info, list(read_examples(folder, info))
+
+
+def _example(row: Mapping[str, Any]) -> Example:
+    history = tuple((prompt, completion) for prompt, completion in row.get("history", ()))
+    return Example(row["prompt"], row["completion"], row["ends"], history)

@@ -17,3 +17,6 @@ class DataError(StepError):
         more = len(self.problems) - SHOWN
         lines = [*self.problems[:SHOWN], *([f"... and {more} more problems"] if more > 0 else [])]
         super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[type["DataError"], tuple[list[str]]]:
+        return (DataError, (self.problems,))  # the way back from another process

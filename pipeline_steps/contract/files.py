@@ -6,6 +6,9 @@ EVALUATION_OUTPUT = "evaluation"
 DEPLOYMENT_OUTPUT = "deployment"
 
 DATA_CARD_FILE = "data_card.json"
+DATA_CARD_PAGE = "data_card.html"
+QUARANTINE_FILE = "quarantine.jsonl"  # bad rows that were set aside, with their reasons
+REMOVED_FILE = "removed.jsonl"  # duplicates, with the rows that were kept in their place
 EVALUATION_FILE = "evaluation.json"
 REPORT_FILE = "report.html"
 DEPLOYMENT_FILE = "deployment.json"
@@ -22,6 +25,7 @@ TRAINING_FILE = "training.json"
 ADAPTER_FOLDER = "adapter"
 BASE_MODEL_SCHEMA_VERSION = 1
 TRAINING_SCHEMA_VERSION = 1
+DATA_CARD_SCHEMA_VERSION = 2
 
 # What a user uploads.
 TEMPLATE_FILE = "template.json"

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
+from pipeline_steps.contract.dataset import Mode
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.metrics import DIRECTIONS, UNITS, Comparison
 
@@ -37,7 +39,7 @@ class Gate:
                 "example: any,loss,base,lower,0.02,20"
             ) from None
         allowed = {
-            "mode": (mode, ("any", "instruction", "domain")),
+            "mode": (mode, ("any", *get_args(Mode))),
             "metric": (metric, tuple(DIRECTIONS)),
             "compared_with": (compared_with, ("base",)),
             "direction": (direction, (DIRECTIONS.get(metric, "lower or higher"),)),

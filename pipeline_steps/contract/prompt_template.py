@@ -1,18 +1,24 @@
 """The prompt template: one object renders for training, evaluation and serving, so that they cannot drift apart.
 
-The form is JumpStart's template.json: `{"prompt": "... {column} ...", "completion": "{column}"}`.
+The form is JumpStart's template.json: `{"prompt": "... {column} ...", "completion": "{column}"}`. As there (Python's
+`str.format`), a doubled brace stands for one brace.
 """
 
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 from pipeline_steps.contract.errors import DataError
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_ .-]*)\}")
+PARTS = re.compile(r"\{\{|\}\}|" + PLACEHOLDER.pattern)
+FORMATTED = re.compile(r"(?<!\{)\{[A-Za-z_][A-Za-z0-9_]*[!:\[][^{}]*\}(?!\})")  # {x!r}, {x:>10}, {x[0]}
+
+# What JumpStart puts between prompt and completion with add_input_output_demarcation_key.
+DEMARCATION = "\n\n### Response:\n"
 
 
 @dataclass(frozen=True)
@@ -22,16 +28,24 @@ class PromptTemplate:
     prompt: str
     completion: str
 
-    @property
+    @cached_property
+    def prompt_columns(self) -> list[str]:
+        return _columns(self.prompt)
+
+    @cached_property
     def columns(self) -> list[str]:
         """Columns that every row must have, in order of appearance."""
-        return list(dict.fromkeys(PLACEHOLDER.findall(self.prompt) + PLACEHOLDER.findall(self.completion)))
+        return list(dict.fromkeys(_columns(self.prompt) + _columns(self.completion)))
 
     def render_prompt(self, row: Mapping[str, str]) -> str:
         return _fill(self.prompt, row)
 
     def render_completion(self, row: Mapping[str, str]) -> str:
         return _fill(self.completion, row)
+
+    def with_demarcation(self) -> "PromptTemplate":
+        """The template as JumpStart trains it with add_input_output_demarcation_key."""
+        return PromptTemplate(self.prompt + DEMARCATION, self.completion)
 
     def to_dict(self) -> dict[str, str]:
         return asdict(self)
@@ -48,19 +62,22 @@ DEFAULT = PromptTemplate(
 )
 
 
+def _columns(text: str) -> list[str]:
+    return list(dict.fromkeys(match[1] for match in PARTS.finditer(text) if match[1]))
+
+
 def _fill(text: str, row: Mapping[str, str]) -> str:
     # One pass, so that braces inside a value are never taken for placeholders.
-    return PLACEHOLDER.sub(lambda match: row[match.group(1)], text)
+    return PARTS.sub(lambda match: row[match[1]] if match[1] else match[0][0], text)
 
 
-def read(path: Path) -> PromptTemplate:
-    """The template in a user's template.json. Raises DataError with every problem in it."""
-    name = path.name
+def read(content: bytes, name: str) -> PromptTemplate:
+    """The template in a user's file `name`. Raises DataError with every problem in it."""
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+        parsed: Any = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise DataError([f"{name}: not valid JSON ({error}); see template.json in the examples"]) from error
-    return parse(content, name)
+    return parse(parsed, name)
 
 
 def parse(content: Any, name: str) -> PromptTemplate:
@@ -74,8 +91,13 @@ def parse(content: Any, name: str) -> PromptTemplate:
         value = content.get(key)
         if not isinstance(value, str) or not value:
             problems.append(f"{name}: {key!r} is {value!r}, expected a text with {{placeholders}}")
-        elif not PLACEHOLDER.search(value):
+            continue
+        if not _columns(value):
             problems.append(f"{name}: {key!r} has no {{placeholder}}, so every row would be the same: {value[:80]!r}")
+        problems += [
+            f"{name}: {key!r} has {found!r}; a placeholder is a column's name alone, such as {{question}}"
+            for found in FORMATTED.findall(value)
+        ]
     for key in content.keys() - {"prompt", "completion"}:
         problems.append(f"{name}: unknown key {key!r}; allowed: 'prompt', 'completion'")
     if problems:

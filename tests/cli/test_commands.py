@@ -26,7 +26,7 @@ def test_help_names_every_command() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["demo", "--mode", "chat"], "--mode is 'chat'; allowed: instruction, domain"),
+        (["demo", "--mode", "dialogue"], "--mode is 'dialogue'; allowed: instruction, domain, chat"),
         (["start", "-p", "Epoch"], "expected Name=Value"),
         (["status", "-e", "nowhere"], "choose one of dev, local, prod"),
     ],

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from config.settings import Settings, SettingsError, environments, load
+from config.settings import DatasetSettings, Settings, SettingsError, environments, load
 
 MINIMAL = "name: demo\nbase_model: {name: tiny}\n"
 
@@ -67,3 +67,17 @@ def test_settings_cannot_be_changed_after_loading() -> None:
     with pytest.raises(ValueError, match="frozen"):
         settings.name = "other"  # type: ignore[misc]
     assert isinstance(settings, Settings)
+
+
+def test_the_ray_engine_without_an_image_that_has_ray_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(
+        "name: xy\nbase_model: {name: m}\nprocessing: {prepare_engine: ray}\n", encoding="utf-8"
+    )
+    with pytest.raises(SettingsError, match=r"images\.prepare_image_uri is not set; the training image has no Ray"):
+        load("x", tmp_path)
+
+
+def test_flags_of_prepare_data_leave_out_what_is_not_set() -> None:
+    flags = DatasetSettings(max_quarantined_rows=5).flags()
+    assert flags[flags.index("--max_quarantined_rows") + 1] == "5"
+    assert "--split_group_column" not in flags and "--tuning_mode" not in flags

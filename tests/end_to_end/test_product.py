@@ -71,7 +71,7 @@ def test_new_data_becomes_a_served_model(deployment: Deployment, tmp_path: Path)
     view = upload_and_follow(deployment, EXAMPLES / "instruction", "instruction")
     assert view.status == "Succeeded", view.reason
     assert list(steps_of(view)) == [
-        "PrepareData", "FineTune", "Evaluate", "QualityGate", "Register", "AutoDeploy", "Deploy",
+        "PrepareData", "NewTraining", "FineTune", "Evaluate", "QualityGate", "Register", "AutoDeploy", "Deploy",
     ]  # fmt: skip
     assert set(steps_of(view).values()) == {"Succeeded"}
 
@@ -87,7 +87,8 @@ def test_new_data_becomes_a_served_model(deployment: Deployment, tmp_path: Path)
 def test_the_package_names_its_ancestors(deployment: Deployment) -> None:
     package = deployment.sagemaker.describe_model_package(ModelPackageName=packages(deployment)[0]["ModelPackageArn"])
     ancestors = package["CustomerMetadataProperties"]
-    assert len(ancestors["dataset_digest"]) == 64
+    for name in ("dataset_digest", "test_digest", "data_card_digest", "run_fingerprint"):
+        assert len(ancestors[name]) == 64
     assert len(ancestors["base_model_digest"]) == 64
     assert ancestors["step_code"].endswith(".zip")
     assert ":pipeline/tiny-finetune/execution/" in ancestors["pipeline_execution"]
@@ -113,12 +114,15 @@ def test_the_aws_cli_reads_the_steps_and_asks_the_endpoint(deployment: Deploymen
     assert "generated_text" in json.loads(answer.read_text(encoding="utf-8"))[0]
 
 
-def test_the_same_data_again_reuses_the_training(deployment: Deployment) -> None:
-    arn = executions.start(deployment, {"ApprovalStatus": "PendingManualApproval"})
-    view = executions.follow(deployment, arn)
+def test_the_same_data_again_ends_early_and_says_which_model_it_has_made(deployment: Deployment) -> None:
+    before = packages(deployment)
+    view = executions.follow(deployment, executions.start(deployment, {"ApprovalStatus": "PendingManualApproval"}))
     assert view.status == "Succeeded", view.reason
-    assert {step.name for step in view.steps if step.cached} == {"FineTune", "Evaluate"}
-    assert "Deploy" not in steps_of(view)
+    assert list(steps_of(view)) == ["PrepareData", "NewTraining"]
+    assert packages(deployment) == before
+    assert view.steps[0].note.startswith(
+        f"nothing is trained: {before[0]['ModelPackageArn']} was trained from the same"
+    )
 
 
 def test_a_model_made_worse_is_refused_and_the_old_endpoint_goes_on(deployment: Deployment) -> None:
@@ -128,6 +132,10 @@ def test_a_model_made_worse_is_refused_and_the_old_endpoint_goes_on(deployment: 
     steps = steps_of(view)
     assert "Register" not in steps and "Deploy" not in steps
     assert steps["QualityGate"] == "Succeeded" and steps["Fail"] == "Failed"
+    # The same again is refused again, and nothing of it is computed twice.
+    view = executions.follow(deployment, executions.start(deployment, {"LearningRate": "1.0"}))
+    assert view.status == "Failed"
+    assert {step.name for step in view.steps if step.cached} == {"FineTune", "Evaluate"}
     assert "The gate refused the tuned model: loss" in view.reason
     assert packages(deployment) == registered
     assert served_configuration(deployment) == serving

@@ -1,6 +1,6 @@
 """`<name>-deploy`: what is approved is served, and nothing else is; a bad model leaves the old one serving.
 
-Goes on where test_product.py stopped: one package is served, a second one waits for approval.
+Goes on where test_product.py stopped: one package is served.
 """
 
 import json
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cli import executions
-from cli.aws import Deployment
+from cli import datasets, executions
+from cli.aws import REPOSITORY, Deployment
 
 
 def release(deployment: Deployment, package: str) -> executions.ExecutionView:
@@ -34,12 +34,17 @@ def served_package(deployment: Deployment) -> str:
 
 @pytest.fixture(scope="module")
 def pending(deployment: Deployment) -> str:
-    """ARN of a package that waits for approval."""
+    """ARN of a package that waits for approval: the same data with another parameter is trained again."""
+    before = executions.newest(deployment)
+    datasets.upload(deployment, REPOSITORY / "examples" / "instruction", "instruction")
+    executions.follow(deployment, executions.wait_for_newer(deployment, before))
+    parameters = {"ApprovalStatus": "PendingManualApproval", "Epoch": "4.0"}
+    view = executions.follow(deployment, executions.start(deployment, parameters))
+    assert view.status == "Succeeded", view.reason
     found = deployment.sagemaker.list_model_packages(
         ModelPackageGroupName=deployment.settings.model_package_group_name,
         ModelApprovalStatus="PendingManualApproval",
     )["ModelPackageSummaryList"]
-    assert found, "test_product.py registers one"
     return str(found[0]["ModelPackageArn"])
 
 

@@ -1,17 +1,21 @@
 """The pipelines as data: the flow, the parameters, and requests that the service would accept."""
 
 import json
+import re
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import botocore.session
 import pytest
 from botocore.validate import ParamValidator
 
-from config.settings import load
+from config.settings import Settings, load
 from pipeline.definition import RESOURCES, deploy_definition, finetune_definition
 from pipeline_steps.contract import gate
 
+REPOSITORY = Path(__file__).parents[2]
 OPERATIONS = {
     "Processing": ("CreateProcessingJob", {"ProcessingJobName": "job"}),
     "Training": ("CreateTrainingJob", {"TrainingJobName": "job"}),
@@ -72,8 +76,11 @@ def with_resources(definition: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_flow_is_the_one_of_the_design(finetune: dict[str, Any]) -> None:
-    assert [step["Name"] for step in finetune["Steps"]] == ["PrepareData", "FineTune", "Evaluate", "QualityGate"]
-    quality_gate = finetune["Steps"][-1]["Arguments"]
+    assert [step["Name"] for step in finetune["Steps"]] == ["PrepareData", "NewTraining"]
+    new_training = finetune["Steps"][-1]["Arguments"]
+    assert [step["Name"] for step in new_training["IfSteps"]] == ["FineTune", "Evaluate", "QualityGate"]
+    assert new_training["ElseSteps"] == []
+    quality_gate = new_training["IfSteps"][-1]["Arguments"]
     assert [step["Name"] for step in quality_gate["IfSteps"]] == ["Register", "AutoDeploy"]
     assert [step["Name"] for step in quality_gate["ElseSteps"]] == ["Fail"]
     auto_deploy = quality_gate["IfSteps"][-1]["Arguments"]
@@ -137,7 +144,7 @@ def test_the_same_settings_give_the_same_bytes() -> None:
 
 
 def test_training_never_sees_the_test_split(finetune: dict[str, Any]) -> None:
-    training = next(step for step in finetune["Steps"] if step["Name"] == "FineTune")
+    training = next(step for step in all_steps(finetune["Steps"]) if step["Name"] == "FineTune")
     text = json.dumps(training)
     assert "uris.train" in text and "uris.validation" in text
     assert "uris.test" not in text
@@ -145,7 +152,7 @@ def test_training_never_sees_the_test_split(finetune: dict[str, Any]) -> None:
 
 
 def test_training_and_evaluation_run_without_a_network(finetune: dict[str, Any]) -> None:
-    steps = {step["Name"]: step["Arguments"] for step in finetune["Steps"]}
+    steps = {step["Name"]: step["Arguments"] for step in all_steps(finetune["Steps"])}
     assert steps["FineTune"]["EnableNetworkIsolation"] is True
     assert steps["Evaluate"]["NetworkConfig"]["EnableNetworkIsolation"] is True
 
@@ -154,7 +161,7 @@ def test_the_steps_whose_inputs_are_addressed_by_content_are_cached_and_no_other
     cached = {step["Name"] for step in all_steps(finetune["Steps"]) if step.get("CacheConfig", {}).get("Enabled")}
     assert cached == {"FineTune", "Evaluate"}
     for name in cached:
-        step = next(step for step in finetune["Steps"] if step["Name"] == name)
+        step = next(step for step in all_steps(finetune["Steps"]) if step["Name"] == name)
         keys = {"InputDataConfig", "HyperParameters", "ProcessingInputs", "AppSpecification"} & set(step["Arguments"])
         for key in keys:
             assert "Execution." not in json.dumps(step["Arguments"][key]), f"{name}.{key} differs in every execution"
@@ -174,17 +181,44 @@ def test_jobs_are_tried_again_after_faults_of_the_service_only(finetune: dict[st
 
 
 def test_the_gates_reach_evaluate_in_the_form_that_it_reads(finetune: dict[str, Any]) -> None:
-    step = next(step for step in finetune["Steps"] if step["Name"] == "Evaluate")
+    step = next(step for step in all_steps(finetune["Steps"]) if step["Name"] == "Evaluate")
     arguments = evaluated(step["Arguments"]["AppSpecification"]["ContainerArguments"], values_of(finetune))
     flags = [arguments[i + 1] for i, argument in enumerate(arguments) if argument == "--gate"]
     parsed = [gate.Gate.parse(flag) for flag in flags]
     assert [(check.metric, check.compared_with, check.minimum_n) for check in parsed] == [
         ("loss", "base", 20),
         ("rougeL", "base", 20),
+        ("rougeL", "base", 20),
     ]
+    assert [check.mode for check in parsed] == ["any", "instruction", "chat"]
     assert parsed[0].margin == 0.02 and parsed[1].margin == -0.02
 
 
 def test_a_refusal_carries_the_gates_message(finetune: dict[str, Any]) -> None:
     fail = next(step for step in all_steps(finetune["Steps"]) if step["Name"] == "Fail")
     assert fail["Arguments"]["ErrorMessage"]["Std:JsonGet"]["Path"] == "gate.message"
+
+
+def test_on_ray_prepare_data_reads_from_s3_itself_in_an_image_that_has_ray() -> None:
+    values = load("prod").model_dump() | {"processing": {"prepare_engine": "ray", "prepare_instance_count": 4}}
+    values["images"] = {"prepare_image_uri": "123456789012.dkr.ecr.us-east-1.amazonaws.com/prepare:1"}
+    definition = with_resources(json.loads(finetune_definition(Settings.model_validate(values))))
+    request = evaluated(definition["Steps"][0]["Arguments"], values_of(definition))
+    assert request["AppSpecification"]["ImageUri"].endswith("/prepare:1")
+    assert [one["InputName"] for one in request["ProcessingInputs"]] == ["code"]
+    arguments = request["AppSpecification"]["ContainerArguments"]
+    assert arguments[arguments.index("--raw") + 1] == "s3://rawbucket/instruction/dataset.manifest"
+    assert request["ProcessingResources"]["ClusterConfig"]["InstanceCount"] == 4
+
+
+def test_prepare_data_accepts_every_flag_that_the_definition_gives_it(finetune: dict[str, Any]) -> None:
+    """The step's own parser is asked, in the steps' environment: a flag that it does not know would fail each run."""
+    arguments = evaluated(
+        with_resources(finetune)["Steps"][0]["Arguments"]["AppSpecification"]["ContainerArguments"],
+        values_of(with_resources(finetune)),
+    )
+    step, *flags = arguments
+    command = [".venv-steps/bin/python", "-m", "pipeline_steps", step, *flags, "--help"]
+    finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    known = set(re.findall(r"--[a-z_]+", finished.stdout))
+    assert {flag for flag in flags if flag.startswith("--")} <= known

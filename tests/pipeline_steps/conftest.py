@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
+from pipeline_steps import token_files
 from pipeline_steps.contract import dataset, files
-from pipeline_steps.contract.dataset import Example
+from pipeline_steps.contract.dataset import Example, SplitInfo, SplitPart
 from pipeline_steps.contract.prompt_template import PromptTemplate
+from pipeline_steps.models import load_tokenizer
+from pipeline_steps.text_encoder import TextEncoder
 
 TEMPLATE = PromptTemplate("Question: {question}\nAnswer: ", "{answer}")
 DIGEST = "d" * 64
@@ -61,13 +65,30 @@ def examples(start: int, stop: int) -> list[Example]:
     ]
 
 
+def write_split(
+    folder: Path, split: str, rows: list[Example], info: SplitInfo | None = None, tokenizer: Any = None
+) -> SplitInfo:
+    """Write a split of one part; with a tokenizer its token ids too. What `info` says is kept, but for the part."""
+    encoder = TextEncoder.of(tokenizer) if tokenizer else None
+    part = SplitPart("examples-00000.jsonl", "tokens-00000.arrow" if encoder else None, len(rows))
+    info = info or SplitInfo(
+        DIGEST, "s" * 64, "instruction", split, len(rows), (), TEMPLATE, [], encoder.digest if encoder else None
+    )
+    info = replace(info, parts=(part,))
+    dataset.write_examples(folder / part.examples, rows)
+    if encoder and part.tokens:
+        token_files.write(folder / part.tokens, token_files.encode(rows, encoder))
+    dataset.write_info(folder, info)
+    return info
+
+
 @pytest.fixture(scope="session")
-def splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def splits(tmp_path_factory: pytest.TempPathFactory, base_model: Path) -> Path:
     """A prepared instruction dataset: train/, validation/, test/."""
     root = tmp_path_factory.mktemp("dataset")
+    tokenizer = load_tokenizer(base_model)
     for split, rows in (("train", examples(0, 48)), ("validation", examples(48, 56)), ("test", examples(56, 80))):
-        info = dataset.SplitInfo(DIGEST, "instruction", split, len(rows), TEMPLATE, [])
-        dataset.write_split(root / split, info, rows)
+        write_split(root / split, split, rows, tokenizer=tokenizer)
     return root
 
 

@@ -209,7 +209,8 @@ def test_training_rows_cannot_pass_for_test_rows(splits: Path) -> None:
 
 def test_a_split_that_lost_rows_is_refused(splits: Path, tmp_path: Path) -> None:
     info, rows = dataset.read_split(splits / "test", "test")
-    dataset.write_split(tmp_path, info, rows[:-1])
+    dataset.write_examples(tmp_path / info.parts[0].examples, rows[:-1])
+    dataset.write_info(tmp_path, info)
     with pytest.raises(StepError, match=r"holds 23 rows, its dataset\.json says 24"):
         dataset.read_split(tmp_path, "test")
 

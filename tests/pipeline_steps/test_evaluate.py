@@ -21,6 +21,7 @@ from pipeline_steps.evaluate import EvaluateJob, run
 from pipeline_steps.fine_tune import FineTuneJob
 from pipeline_steps.fine_tune import run as fine_tune
 from pipeline_steps.statistics import compare_losses, rouge_l
+from tests.pipeline_steps.conftest import write_split
 
 GATES = [Gate("any", "loss", "base", "lower", 0.02, 20), Gate("instruction", "rougeL", "base", "higher", -0.02, 20)]
 
@@ -112,7 +113,7 @@ def test_a_model_of_another_dataset_or_base_is_refused(
     base_model: Path, splits: Path, tuned: Path, tmp_path: Path
 ) -> None:
     info, rows = dataset.read_split(splits / "test", "test")
-    dataset.write_split(tmp_path / "other", replace(info, dataset_digest="e" * 64), rows)
+    write_split(tmp_path / "other", "test", rows, replace(info, dataset_digest="e" * 64))
     with pytest.raises(StepError, match="evaluate it on its own ancestors"):
         run(replace(job(base_model, splits, tuned, tmp_path / "out"), test=tmp_path / "other"))
     assert not (tmp_path / "out").exists()
@@ -128,7 +129,7 @@ def test_domain_adaptation_is_measured_without_references(
 ) -> None:
     info, rows = dataset.read_split(splits / "test", "test")
     as_domain = replace(info, tuning_mode="domain", template=None, prompts=["Our vision is", "We serve"])
-    dataset.write_split(tmp_path / "test", as_domain, rows)
+    write_split(tmp_path / "test", "test", rows, as_domain)
     run(replace(job(base_model, splits, tuned, tmp_path / "out"), test=tmp_path / "test"))
     evaluation = json_files.read(tmp_path / "out" / files.EVALUATION_FILE, 1)
     assert set(evaluation["metrics"]) == {"loss", "perplexity"}
@@ -196,6 +197,7 @@ def evaluation(**changes: Any) -> dict[str, Any]:
         "dataset_digest": "d",
         "base_model_digest": "b",
         "tuning_mode": "instruction",
+        "data_card": True,
     }
     return content | changes
 

@@ -16,9 +16,10 @@ from pipeline_steps.contract import dataset, files, json_files
 from pipeline_steps.contract.dataset import Example
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.hyperparameters import Hyperparameters
-from pipeline_steps.encoding import NOT_TRAINED, encode, encode_all, pad, token_losses, windows
+from pipeline_steps.encoding import NOT_TRAINED, encode, encode_all, pad, read_encoded, token_losses, windows
 from pipeline_steps.fine_tune import FineTuneJob, endless_batches, learning_rate_share, run
 from pipeline_steps.models import load_model, load_tokenizer
+from tests.pipeline_steps.conftest import write_split
 
 QUICK = Hyperparameters(
     epoch=6.0, learning_rate=1e-2, per_device_train_batch_size=8, gradient_accumulation_steps=1, max_input_length=256
@@ -55,7 +56,7 @@ def test_exactly_the_completion_and_the_end_are_trained(base_model: Path, prompt
 def test_the_prompt_that_is_served_is_a_prefix_of_the_text_that_was_trained(
     base_model: Path, prompt: str, answer: str
 ) -> None:
-    from pipeline_steps.evaluate import encode_prompts
+    from pipeline_steps.evaluate import prompt_ids
 
     tokenizer = load_tokenizer(base_model)
     tokenizer.padding_side = "left"
@@ -63,7 +64,7 @@ def test_the_prompt_that_is_served_is_a_prefix_of_the_text_that_was_trained(
         if begins:  # as Mistral's tokenizer does by itself
             tokenizer._tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
         trained = encode(Example(prompt, answer, True), tokenizer).ids
-        evaluated = encode_prompts([prompt], tokenizer)["input_ids"][0].tolist() if prompt or begins else []
+        evaluated = prompt_ids([Example(prompt, answer, True)], tokenizer)[0]
         served = tokenizer(prompt)["input_ids"]  # a server knows nothing but the tokenizer
         assert trained[: len(served)] == served == evaluated
         assert (trained[0] == tokenizer.bos_token_id) == begins
@@ -80,7 +81,7 @@ def test_padding_is_not_end_of_sequence_even_where_the_tokenizer_says_so(base_mo
 def test_padded_together_and_one_by_one_have_the_same_loss(base_model: Path, splits: Path) -> None:
     tokenizer, model = load_tokenizer(base_model), load_model(base_model).float().eval()
     _, rows = dataset.read_split(splits / "train", "train")
-    encoded = encode_all([*rows[:6], Example("", "a much longer text than the others " * 3, True)], tokenizer, 256)
+    encoded = encode_all([*rows[:6], Example("", "a much longer text than the others " * 3, True)], tokenizer)
     with torch.inference_mode():
         together, which = token_losses(model, *pad(encoded, tokenizer.pad_token_id))
         for row, one in enumerate(encoded):
@@ -92,7 +93,7 @@ def test_padded_together_and_one_by_one_have_the_same_loss(base_model: Path, spl
 def test_the_loss_is_the_one_that_transformers_computes(base_model: Path, splits: Path) -> None:
     tokenizer, model = load_tokenizer(base_model), load_model(base_model).float().eval()
     _, rows = dataset.read_split(splits / "train", "train")
-    ids, mask, labels = pad(encode_all(rows[:4], tokenizer, 256), tokenizer.pad_token_id)
+    ids, mask, labels = pad(encode_all(rows[:4], tokenizer), tokenizer.pad_token_id)
     with torch.inference_mode():
         ours, _ = token_losses(model, ids, mask, labels)
         theirs = model(input_ids=ids, attention_mask=mask, labels=labels).loss
@@ -102,7 +103,7 @@ def test_the_loss_is_the_one_that_transformers_computes(base_model: Path, splits
 def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(base_model: Path, splits: Path) -> None:
     tokenizer = load_tokenizer(base_model)
     _, rows = dataset.read_split(splits / "train", "train")
-    encoded = encode_all([*rows[:5], Example("", "z" * 90, True)], tokenizer, 256)
+    encoded = encode_all([*rows[:5], Example("", "z" * 90, True)], tokenizer)
     total = sum(one.trained_tokens for one in encoded)
 
     def gradient(batches: list[Any]) -> torch.Tensor:
@@ -117,16 +118,38 @@ def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(base_mod
     )
 
 
-def test_a_row_that_is_too_long_is_told_and_never_cut(base_model: Path) -> None:
-    with pytest.raises(
-        StepError, match=r"1 of 2 rows are longer than max_input_length \(32 tokens; the longest has 101"
-    ):
-        encode_all([Example("", "x" * 100, True), Example("", "x", True)], load_tokenizer(base_model), 32)
+def test_a_row_that_is_too_long_loses_its_end_and_a_domain_text_goes_on(base_model: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(base_model)
+    rows = [Example("p" * 10, "x" * 100, True), Example("q" * 50, "y", True), Example("", "z", True)]
+    info = write_split(tmp_path, "train", rows, tokenizer=tokenizer)
+    cut = read_encoded(tmp_path, info, tokenizer, 32)
+    assert [len(one.ids) for one in cut] == [32, 2]  # of the second row only the prompt would be left
+    assert cut[0].trained_tokens == 22 and cut[0].labels[-1] != tokenizer.eos_token_id
+    windowed = read_encoded(tmp_path, replace(info, tuning_mode="domain"), tokenizer, 32)
+    assert sum(one.trained_tokens for one in windowed) >= 100
+    assert max(len(one.ids) for one in windowed) == 32
+
+
+def test_token_ids_of_another_tokenizer_are_refused(base_model: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(base_model)
+    info = write_split(tmp_path, "train", [Example("p", "c", True)], tokenizer=tokenizer)
+    with pytest.raises(StepError, match="prepare the dataset for this base model"):
+        read_encoded(tmp_path, replace(info, tokenizer_digest="0" * 64), tokenizer, 32)
+
+
+@given(st.lists(st.tuples(st.text(max_size=20), st.text(max_size=20)), max_size=3), st.text(max_size=20))
+def test_every_answer_of_a_dialog_is_learned_and_no_question(
+    base_model: Path, history: list[tuple[str, str]], last: str
+) -> None:
+    tokenizer = load_tokenizer(base_model)
+    encoded = encode(Example("last?", f"{last}!", True, tuple(history)), tokenizer)
+    learned = tokenizer.decode([label for label in encoded.labels if label != NOT_TRAINED])
+    assert learned == "".join(f"{answer}</s>" for answer in [*(answer for _, answer in history), f"{last}!"])
 
 
 def test_nothing_to_learn_is_an_error(base_model: Path) -> None:
     with pytest.raises(StepError, match="none of the 1 rows has a token to learn"):
-        encode_all([Example("only a prompt", "", False)], load_tokenizer(base_model), 64)
+        encode_all([Example("only a prompt", "", False)], load_tokenizer(base_model))
 
 
 def test_a_long_text_is_divided_into_windows_without_a_loss(base_model: Path) -> None:
@@ -141,7 +164,7 @@ def test_a_long_text_is_divided_into_windows_without_a_loss(base_model: Path) ->
 
 def test_an_epoch_sees_every_row_once_in_an_order_that_the_seed_decides(base_model: Path, splits: Path) -> None:
     _, rows = dataset.read_split(splits / "train", "train")
-    encoded = encode_all(rows, load_tokenizer(base_model), 256)
+    encoded = encode_all(rows, load_tokenizer(base_model))
 
     def order(seed: int) -> list[list[int]]:
         batches = endless_batches(encoded, replace(QUICK, seed=seed))
@@ -193,7 +216,7 @@ def test_the_merged_model_is_base_plus_adapter(base_model: Path, tuned: Path) ->
 
 
 def test_the_tuned_model_ends_its_answers(base_model: Path, splits: Path, tmp_path: Path) -> None:
-    from pipeline_steps.evaluate import encode_prompts
+    from pipeline_steps.evaluate import prompt_ids
 
     # A tiny model needs many steps of all its weights to learn anything like an answer.
     thorough = replace(QUICK, peft_type="None", epoch=25.0, learning_rate=5e-3)
@@ -201,7 +224,7 @@ def test_the_tuned_model_ends_its_answers(base_model: Path, splits: Path, tmp_pa
     tokenizer, model = load_tokenizer(tmp_path), load_model(tmp_path).eval()
     tokenizer.padding_side = "left"
     _, rows = dataset.read_split(splits / "train", "train")
-    inputs = encode_prompts([row.prompt for row in rows[:8]], tokenizer)
+    inputs = tokenizer.pad({"input_ids": prompt_ids(rows[:8], tokenizer)}, return_tensors="pt")
     output = model.generate(**inputs, max_new_tokens=40, do_sample=False, pad_token_id=tokenizer.pad_token_id)
     ended = (output[:, inputs["input_ids"].shape[1] :] == tokenizer.eos_token_id).any(dim=1)
     assert ended.float().mean() >= 0.75
@@ -238,7 +261,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_what_to_change(
 
 def test_channels_of_two_datasets_are_refused(base_model: Path, splits: Path, tmp_path: Path) -> None:
     info, rows = dataset.read_split(splits / "validation", "validation")
-    dataset.write_split(tmp_path / "other", replace(info, dataset_digest="e" * 64), rows)
+    write_split(tmp_path / "other", "validation", rows, replace(info, dataset_digest="e" * 64))
     mixed = replace(job(base_model, splits, tmp_path / "out"), validation=tmp_path / "other")
     with pytest.raises(StepError, match="both channels must come from the same preparation"):
         run(mixed)

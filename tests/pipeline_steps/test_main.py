@@ -7,13 +7,14 @@ import pytest
 
 from pipeline_steps import __main__ as entry
 from pipeline_steps import deploy
+from pipeline_steps.contract import messages
 from pipeline_steps.contract.errors import StepError
 
 
 @pytest.fixture
 def failure_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "output" / "failure"
-    monkeypatch.setattr(entry, "FAILURE_FILES", (path,))
+    monkeypatch.setattr(messages, "FAILURE_FILE", path)
     return path
 
 

@@ -1,124 +1,317 @@
 """PrepareData: what is accepted, how it is divided, and how bad rows are told."""
 
+import gzip
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from pipeline_steps import prepare_data
-from pipeline_steps.contract.dataset import Example
+from pipeline_steps.contract import dataset, files
+from pipeline_steps.contract.dataset import SPLITS, Example
 from pipeline_steps.contract.errors import DataError
-from pipeline_steps.prepare_data import Prepared, PrepareJob, chunk, prepare, split_of
+from pipeline_steps.data import parts, sources
+from pipeline_steps.data.instances_engine import InstancesEngine
+from pipeline_steps.data.rows import render_chat
+from pipeline_steps.data.sagemaker_job import Instances
+from pipeline_steps.prepare_data import PrepareJob
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 Raw = Callable[[dict[str, Any]], Path]
 
 
-def job(raw: Path, mode: Any = "instruction") -> PrepareJob:
-    return PrepareJob(raw, raw / "output", mode, 0.1, 0.15, 0, "s3://none/datasets", "s3://none/base")
+def job(raw: Path, mode: Any = "instruction", **changes: Any) -> PrepareJob:
+    return PrepareJob(str(raw), raw.parent / "checked" / "report", mode, 0.1, 0.2, **changes)
+
+
+class Checked:
+    """What a run without publishing leaves: the card, and the dataset as it would have been published."""
+
+    def __init__(self, job: PrepareJob, tmp_path: Path) -> None:
+        self.card = prepare_data.prepare(job, tmp_path, InstancesEngine(tmp_path, Instances(), ""), 0.0)
+        self.report = job.output
+        self.splits: dict[str, list[Example]] = {}
+        for split in SPLITS:
+            folder = tmp_path / "dataset" / split
+            lines = [
+                line for path in sorted(folder.glob("*.jsonl")) for line in path.read_text("utf-8").split("\n")[:-1]
+            ]
+            self.splits[split] = [dataset._example(json.loads(line)) for line in lines]
+
+    @property
+    def rows(self) -> list[Example]:
+        return [example for examples in self.splits.values() for example in examples]
+
+
+@pytest.fixture
+def check(tmp_path: Path) -> Callable[..., Checked]:
+    """Check a folder; every call in a folder of its own."""
+    count = iter(range(100))
+
+    def run(raw: Path, mode: Any = "instruction", **changes: Any) -> Checked:
+        work = tmp_path / f"work-{next(count)}"
+        work.mkdir()
+        return Checked(replace(job(raw, mode, **changes), output=work / "report"), work)
+
+    return run
+
+
+WORDS = ["harbour", "ferry", "notice", "passengers", "crossing", "timetable", "weather", "deck", "ticket"]
 
 
 def rows(number: int, start: int = 0) -> list[dict[str, str]]:
+    """Rows that are no near duplicates of each other."""
+
+    def words(seed: int, count: int) -> str:
+        return " ".join(f"{WORDS[(seed * 7 + k * k) % len(WORDS)]}{seed * 31 + k}" for k in range(count))
+
     return [
-        {"instruction": "Add.", "context": f"{i} and {i}", "response": f"{2 * i}"} for i in range(start, start + number)
+        {"instruction": "Sum up.", "context": words(i, 12), "response": words(i + 5000, 4)}
+        for i in range(start, start + number)
     ]
 
 
-def problems(raw: Path, mode: Any = "instruction") -> list[str]:
+def problems(raw: Path, mode: Any = "instruction", **changes: Any) -> list[str]:
     with pytest.raises(DataError) as caught:
-        prepare(job(raw, mode))
+        prepare_data.run(job(raw, mode, **changes))
+    assert not (raw.parent / "checked" / "report").exists(), "a refused dataset leaves nothing"
+    assert not list((raw.parent / "checked").glob("*")), "no scratch files are left"
     return caught.value.problems
 
 
 # ---------------------------------------------------------------- good data
 
 
-@pytest.mark.parametrize(("mode", "minimum"), [("instruction", 240), ("domain", 100)])
-def test_our_examples_are_good_data_and_enough_for_the_gate(mode: str, minimum: int) -> None:
-    prepared = prepare(replace(job(EXAMPLES / mode, mode), test_split_ratio=0.2))
-    assert sum(map(len, prepared.splits.values())) >= minimum
-    assert len(prepared.splits["test"]) >= 20
-    assert len(prepared.prompts) == (3 if mode == "domain" else 0)
+@pytest.mark.parametrize(("mode", "minimum"), [("instruction", 240), ("domain", 100), ("chat", 120)])
+def test_our_examples_are_good_data_and_enough_for_the_gate(check: Any, mode: str, minimum: int) -> None:
+    checked = check(EXAMPLES / mode, mode)
+    assert len(checked.rows) == checked.card["rows"]["kept"] >= minimum
+    assert len(checked.splits["test"]) >= 20
 
 
 def test_the_domain_example_holds_at_least_60_kilobytes() -> None:
     assert (EXAMPLES / "domain" / "train" / "annual_reports.txt").stat().st_size >= 60 * 1024
 
 
-def test_the_folder_itself_may_be_the_train_folder_as_on_jumpstart(raw: Raw) -> None:
+def test_the_folder_itself_may_be_the_train_folder_as_on_jumpstart(raw: Raw, check: Any) -> None:
     folder = raw({"a.jsonl": rows(40), "b.jsonl": rows(40, start=100)})
-    assert sum(map(len, prepare(job(folder)).splits.values())) == 80
+    assert len(check(folder).rows) == 80
 
 
-def test_without_a_template_the_documented_default_is_used(raw: Raw) -> None:
-    prepared = prepare(job(raw({"train/x.jsonl": rows(60)})))
-    assert prepared.splits["train"][0].prompt.startswith("Below is an instruction that describes a task")
+def test_without_a_template_the_documented_default_is_used(raw: Raw, check: Any) -> None:
+    checked = check(raw({"train/x.jsonl": rows(60)}))
+    assert checked.splits["train"][0].prompt.startswith("Below is an instruction that describes a task")
 
 
-def test_a_validation_folder_replaces_the_validation_split(raw: Raw) -> None:
-    prepared = prepare(job(raw({"train/x.jsonl": rows(60), "validation/y.jsonl": rows(5, start=1000)})))
-    assert len(prepared.splits["validation"]) == 5
-    assert len(prepared.splits["train"]) + len(prepared.splits["test"]) == 60
+def test_the_demarcation_key_of_jumpstart_comes_after_a_template_of_ones_own(raw: Raw, check: Any) -> None:
+    template = {"prompt": "{instruction} {context}", "completion": "{response}"}
+    folder = raw({"train/x.jsonl": rows(60), "train/template.json": json.dumps(template)})
+    assert not check(folder).splits["train"][0].prompt.endswith("### Response:\n")
+    marked = check(folder, add_input_output_demarcation_key=True)
+    assert marked.splits["train"][0].prompt.endswith("\n\n### Response:\n")
+    assert marked.card["template"]["prompt"].endswith("\n\n### Response:\n"), "the template travels with it"
 
 
-def test_blank_lines_byte_order_marks_and_windows_line_ends_are_no_problem(raw: Raw) -> None:
+def test_a_validation_folder_replaces_the_validation_split(raw: Raw, check: Any) -> None:
+    checked = check(raw({"train/x.jsonl": rows(60), "validation/y.jsonl": rows(5, start=1000)}))
+    assert len(checked.splits["validation"]) == 5
+    assert len(checked.splits["train"]) + len(checked.splits["test"]) == 60
+    assert checked.card["split"]["own_validation_folder"] is True
+
+
+def test_blank_lines_byte_order_marks_and_windows_line_ends_are_no_problem(raw: Raw, check: Any) -> None:
     lines = [json.dumps(row) for row in rows(60)]
     folder = raw({"train/x.jsonl": b"\xef\xbb\xbf" + "\r\n\r\n".join(lines).encode() + b"\r\n"})
-    plain = prepare(job(folder))
-    assert sum(map(len, plain.splits.values())) == 60
+    assert len(check(folder).rows) == 60
 
 
-def test_the_same_row_twice_counts_once(raw: Raw) -> None:
-    assert sum(map(len, prepare(job(raw({"train/x.jsonl": rows(60) + rows(60)}))).splits.values())) == 60
+def zstandard(content: bytes) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return bytes(sink.getvalue())
 
 
-def test_the_digest_depends_on_the_content_alone(raw: Raw) -> None:
-    def digest(name: str, number: int) -> str:
-        return prepare(job(raw({f"{name}/train/x.jsonl": rows(number)}) / name)).digest
+def table(content: list[dict[str, Any]]) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.Table.from_pylist(content), sink, row_group_size=25)
+    return bytes(sink.getvalue())
+
+
+def test_the_same_rows_are_the_same_dataset_in_every_format(raw: Raw, check: Any) -> None:
+    content = rows(90)
+    lines = "".join(json.dumps(row) + "\n" for row in content).encode()
+    half = lines.index(b"\n", len(lines) // 2) + 1
+    formats = {
+        "x.jsonl": lines,
+        "x.jsonl.gz": gzip.compress(lines[:half]) + gzip.compress(lines[half:]),  # files may be joined
+        "x.jsonl.zst": zstandard(lines),
+        "x.parquet": table(content),
+    }
+    digests = {
+        name: check(raw({f"{name}-only/train/{name}": data}) / f"{name}-only").card["dataset_digest"]
+        for name, data in formats.items()
+    }
+    assert len(set(digests.values())) == 1, digests
+
+
+def test_the_digest_depends_on_the_content_alone(raw: Raw, check: Any) -> None:
+    def digest(name: str, number: int) -> Any:
+        return check(raw({f"{name}/train/x.jsonl": rows(number)}) / name).card["dataset_digest"]
 
     assert digest("a", 60) == digest("b", 60) != digest("c", 61)
 
 
+def test_the_number_of_rows_can_be_limited_as_on_jumpstart(raw: Raw, check: Any) -> None:
+    checked = check(raw({"train/x.jsonl": rows(100)}), max_train_samples=20, max_val_samples=3)
+    assert (len(checked.splits["train"]), len(checked.splits["validation"])) == (20, 3)
+    read = checked.card["rows"]
+    assert read["read"] == 100 == read["kept"] + read["left_out"]
+
+
+# ---------------------------------------------------------------- the split
+
+
 @given(st.integers(0, 10), st.floats(0.05, 0.4), st.floats(0.05, 0.4))
 def test_a_row_keeps_its_side_when_rows_are_added(seed: int, validation: float, test: float) -> None:
-    few = [Example(str(i), "c", True) for i in range(30)]
-    sides = {example.id: split_of(example, seed, validation, test) for example in few}
-    more = few + [Example(str(i), "c", True) for i in range(30, 60)]
-    assert all(
-        split_of(example, seed, validation, test) == sides[example.id] for example in more if example.id in sides
-    )
-
-
-@given(st.integers(0, 10), st.text(max_size=20))
-def test_two_answers_to_one_prompt_are_never_divided(seed: int, prompt: str) -> None:
-    sides = {split_of(Example(prompt or "p", answer, True), seed, 0.2, 0.3) for answer in ("a", "b", "c")}
-    assert len(sides) == 1
+    sides = {str(i): parts.split_of(str(i), seed, validation, test) for i in range(30)}
+    assert all(parts.split_of(group, seed, validation, test) == side for group, side in sides.items())
+    assert parts.split_of("0", seed, 0.0, 1.0) == "test"
 
 
 def test_the_splits_have_about_the_size_that_was_asked_for() -> None:
-    sides = [split_of(Example(str(i), "c", True), 0, 0.1, 0.15) for i in range(20_000)]
+    sides = [parts.split_of(str(i), 0, 0.1, 0.15) for i in range(20_000)]
     assert sides.count("validation") / 20_000 == pytest.approx(0.1, abs=0.01)
     assert sides.count("test") / 20_000 == pytest.approx(0.15, abs=0.01)
 
 
-def test_no_row_is_on_two_sides(raw: Raw) -> None:
-    prepared = prepare(job(raw({"train/x.jsonl": rows(200)})))
-    ids = [example.id for examples in prepared.splits.values() for example in examples]
-    assert len(ids) == len(set(ids)) == 200
+def test_rows_that_are_added_move_no_other_row(raw: Raw, check: Any) -> None:
+    few = check(raw({"few/x.jsonl": rows(80)}) / "few")
+    more = check(raw({"more/x.jsonl": rows(200)}) / "more")
+    for split in SPLITS:
+        assert {one.id for one in few.splits[split]} <= {one.id for one in more.splits[split]}
+
+
+def test_two_answers_to_one_prompt_are_never_divided(raw: Raw, check: Any) -> None:
+    content = [{**row, "response": answer} for row in rows(60) for answer in ("yes indeed", "no never", "may be")]
+    checked = check(raw({"x.jsonl": content}))
+    sides = {split: {one.prompt for one in examples} for split, examples in checked.splits.items()}
+    assert len(checked.rows) == 180
+    assert not (sides["train"] & sides["test"] or sides["train"] & sides["validation"])
+
+
+def test_rows_of_one_group_are_never_divided(raw: Raw, check: Any) -> None:
+    content = [{**row, "document": f"report {number // 4}"} for number, row in enumerate(rows(120))]
+    checked = check(raw({"x.jsonl": content}), split_group_column="document")
+    document = {row["context"]: row["document"] for row in content}
+    sides = {
+        split: {name for one in examples for context, name in document.items() if context in one.prompt}
+        for split, examples in checked.splits.items()
+    }
+    assert not (sides["train"] & sides["test"] or sides["train"] & sides["validation"])
+
+
+def test_a_group_column_that_a_row_lacks_is_a_problem_of_that_row(raw: Raw) -> None:
+    told = problems(raw({"x.jsonl": rows(40)}), split_group_column="document")
+    assert len(told) == 40 and "x.jsonl:1: the group column 'document' is None" in told[0]
+
+
+# ---------------------------------------------------------------- chat
+
+
+def dialogs(number: int, column: str = "dialog") -> list[dict[str, Any]]:
+    return [
+        {
+            column: [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": row["context"]},
+                {"role": "assistant", "content": row["response"]},
+                {"role": "user", "content": f"And {row['context'][::-1]}?"},
+                {"role": "assistant", "content": f"No: {row['response'][::-1]}"},
+            ]
+        }
+        for row in rows(number)
+    ]
+
+
+@pytest.mark.parametrize("column", ["dialog", "messages", "conversations"])
+def test_a_dialog_is_one_example_with_every_answer_in_it(raw: Raw, check: Any, column: str) -> None:
+    checked = check(raw({"x.jsonl": dialogs(60, column)}), "chat")
+    example = checked.rows[0]
+    assert len(checked.rows) == 60 and len(example.history) == 1
+    assert example.history[0][0].startswith("[INST] Be brief.\n\n") and example.prompt.startswith("[INST] And ")
+    assert example.completion.startswith(" No: ")
+
+
+def test_the_spelling_of_sharegpt_is_the_same_dialog(raw: Raw, check: Any) -> None:
+    names = {"user": "human", "assistant": "gpt", "system": "system"}
+    other = [
+        {"conversations": [{"from": names[turn["role"]], "value": turn["content"]} for turn in row["dialog"]]}
+        for row in dialogs(60)
+    ]
+    one, two = raw({"a/x.jsonl": dialogs(60)}) / "a", raw({"b/x.jsonl": other}) / "b"
+    assert check(one, "chat").card["dataset_digest"] == check(two, "chat").card["dataset_digest"]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"text": "hello"}, "a dialog lies in one of the columns 'dialog', 'messages', 'conversations'"),
+        ({"dialog": []}, "'dialog' is [], expected a list of turns"),
+        ({"dialog": "hello"}, "expected a list of turns"),
+        ({"dialog": ["hello"]}, 'turn 1 is "hello", expected an object with role and content'),
+        ({"dialog": [{"role": "bot", "content": "x"}]}, "turn 1: the role is 'bot'; allowed: system, user"),
+        ({"dialog": [{"role": "user", "content": 5}]}, "turn 1: the content is 5, expected a text"),
+        ({"dialog": [{"role": "user", "content": " "}]}, "turn 1: the content is empty"),
+        ({"dialog": [{"role": "user", "content": "x"}]}, "the roles are user; allowed: system first"),
+        (
+            {"dialog": [{"role": "assistant", "content": "x"}, {"role": "user", "content": "x"}]},
+            "the roles are assistant, user",
+        ),
+        (
+            {"dialog": [{"role": "user", "content": "x"}, {"role": "system", "content": "x"}]},
+            "the roles are user, system",
+        ),
+    ],
+)
+def test_a_dialog_that_is_none_is_told(raw: Raw, row: dict[str, Any], said: str) -> None:
+    (told,) = problems(raw({"x.jsonl": [*dialogs(30), row]}), "chat")
+    assert told.startswith("x.jsonl:31: ") and said in told
+
+
+def test_a_chat_prompt_is_what_comes_before_the_last_answer() -> None:
+    example = render_chat([("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")])
+    assert example.whole_prompt == "[INST] a [/INST] b[INST] c [/INST]"
+    assert example.turns == (("[INST] a [/INST]", " b"), ("[INST] c [/INST]", " d"))
 
 
 # ---------------------------------------------------------------- domain adaptation
 
 
-@given(st.lists(st.text(alphabet="abc é\n", min_size=1, max_size=900), max_size=30))
-def test_chunks_lose_no_word_of_a_document_and_only_the_last_one_ends_it(paragraphs: list[str]) -> None:
+def chunks(raw: Raw, text: str, name: str = "x.txt") -> list[Example]:
+    from pipeline_steps.data.rows import Bad, RowReader
+
+    reader = RowReader("domain", None)
+    found = []
+    for part in sources.cut(sources.choose(sources.listing(str(raw({f"train/{name}": text.encode()}))), "domain")):
+        for _, record in reader.records(part):
+            assert not isinstance(record, Bad)
+            found.append(record.render(record.texts))
+    return found
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.text(alphabet="abc é\n", min_size=1, max_size=900), min_size=1, max_size=30))
+def test_chunks_lose_no_word_of_a_document_and_only_the_last_one_ends_it(raw: Raw, paragraphs: list[str]) -> None:
     document = "\n\n".join(paragraphs)
-    pieces = list(chunk(document))
+    pieces = chunks(raw, document)
     assert " ".join(piece.completion for piece in pieces).split() == document.split()
     assert all(len(piece.completion) < 3000 for piece in pieces)
     assert [piece.ends for piece in pieces] == [False] * (len(pieces) - 1) + [True] * bool(pieces)
@@ -126,14 +319,14 @@ def test_chunks_lose_no_word_of_a_document_and_only_the_last_one_ends_it(paragra
 
 
 @pytest.mark.parametrize("text", ["word " * 5000, "x" * 25_000, "line\n" * 5000])
-def test_a_text_without_paragraphs_is_cut_and_keeps_every_letter(text: str) -> None:
-    pieces = [piece.completion for piece in chunk(text)]
+def test_a_text_without_paragraphs_is_cut_and_keeps_every_letter(raw: Raw, text: str) -> None:
+    pieces = [piece.completion for piece in chunks(raw, text)]
     assert "".join("".join(pieces).split()) == "".join(text.split())
-    assert max(map(len, pieces)) <= 2000
+    assert max(map(len, pieces)) <= 2400
 
 
 def document(paragraphs: int = 120) -> list[str]:
-    return [f"Paragraph {i}. " + "The boat leaves and the boat arrives. " * 8 for i in range(paragraphs)]
+    return [f"Paragraph {i}. " + " ".join(f"boat{i * 13 + k} leaves" for k in range(30)) for i in range(paragraphs)]
 
 
 @pytest.mark.parametrize(
@@ -142,44 +335,100 @@ def document(paragraphs: int = 120) -> list[str]:
         ("report.txt", "\n\n".join(document())),
         ("report.csv", "id,text\n" + "".join(f'{i},"{p}"\n' for i, p in enumerate(document()))),
         ("report.csv", "body,id\n" + "".join(f'"{p}",{i}\n' for i, p in enumerate(document()))),
-        ("report.json", json.dumps([{"id": i, "text": p} for i, p in enumerate(document())])),
+        ("report.json", json.dumps([{"id": i, "text": p} for i, p in enumerate(document())], indent=1)),
+        ("report.json", "".join(json.dumps({"id": i, "text": p}) + "\n" for i, p in enumerate(document()))),
         ("report.json", json.dumps({"text": "\n\n".join(document())})),
+        ("report.jsonl", "".join(json.dumps({"text": p}) + "\n" for p in document())),
+        ("report.parquet", table([{"text": p} for p in document()])),
     ],
 )
-def test_one_text_csv_or_json_file_is_a_document(raw: Raw, name: str, content: str) -> None:
-    prepared = prepare(job(raw({f"train/{name}": content, "prompts.txt": "A\n\nB\n"}), "domain"))
-    text = " ".join(example.completion for examples in prepared.splits.values() for example in examples)
+def test_one_file_of_each_accepted_kind_is_a_document(raw: Raw, check: Any, name: str, content: Any) -> None:
+    checked = check(raw({f"train/{name}": content, "prompts.txt": "A\n\nB\n"}), "domain")
+    text = " ".join(example.completion for example in checked.rows)
     assert all(f"Paragraph {i}." in text for i in range(120))
-    assert prepared.prompts == ["A", "B"]
 
 
 # ---------------------------------------------------------------- bad data
 
 
 def test_every_bad_row_is_told_at_once_with_its_place_value_and_what_is_allowed(raw: Raw) -> None:
-    good = [json.dumps(row) for row in rows(30)]
+    good = [json.dumps(row) for row in rows(40)]
     good[3] = '{"instruction": "x"'
     good[7] = json.dumps({"instruction": "x", "context": "y"})
     good[11] = json.dumps({"instruction": "x", "context": None, "response": 5})
     good[13] = json.dumps({"instruction": "x", "context": "y", "response": "  "})
     good[17] = "[1, 2]"
+    good[19] = '{"instruction": "x", "context": "y", "context": "z", "response": "r"}'
+    good[21] = json.dumps({"instruction": {"a": [1]}, "context": "y", "response": "r"})
+    good[23] = '{"instruction": "\\ud800", "context": "y", "response": "r"}'
+    good[25] = "[" * 100_000
+    good[27] = '{"instruction": ' + "9" * 5000 + ', "context": "y", "response": "r"}'
     told = problems(raw({"train/x.jsonl": "\n".join(good)}))
     assert [problem.split(": ")[0] for problem in told] == [
-        "x.jsonl:4", "x.jsonl:8", "x.jsonl:12", "x.jsonl:12", "x.jsonl:14", "x.jsonl:18",
-    ]  # fmt: skip
+        f"train/x.jsonl:{line}" for line in (4, 8, 12, 12, 14, 18, 20, 22, 24, 26, 28)
+    ]
     assert "not valid JSON" in told[0] and '{"instruction": "x"' in told[0]
     assert "no column 'response'" in told[1] and "columns here: 'instruction', 'context'" in told[1]
     assert "'context' is null, expected a text in quotes" in told[2]
     assert "'response' is 5, expected a text in quotes" in told[3]
     assert "the completion is empty" in told[4]
-    assert "holds list, expected one JSON object a line" in told[5]
+    assert "holds list, expected one JSON object" in told[5]
+    assert "the key 'context' is there twice" in told[6]
+    assert """'instruction' is {"a": [1]}, expected a text in quotes""" in told[7]
+    assert "'instruction' holds half a surrogate pair" in told[8]
+    assert "nested too deeply" in told[9]
+    assert "not valid JSON" in told[10]
+    assert all(len(problem) < 400 for problem in told)
+
+
+def test_a_line_of_more_than_10_megabytes_is_told_by_its_beginning(raw: Raw) -> None:
+    lines = [json.dumps(row) for row in rows(40)]
+    lines[4] = json.dumps({"instruction": "x" * 11 * 2**20, "context": "y", "response": "z"})
+    lines[9] = "{"
+    told = problems(raw({"x.jsonl": "\n".join(lines)}))
+    assert [problem.split(": ")[0] for problem in told] == ["x.jsonl:5", "x.jsonl:10"]
+    assert "longer than 10 MB" in told[0] and len(told[0]) < 300
+
+
+def test_all_that_is_wrong_with_files_and_template_is_told_at_once(raw: Raw) -> None:
+    told = problems(
+        raw(
+            {
+                "train/x.jsonl": rows(30),
+                "train/template.json": '{"prompt": "none", "answer": "{x}"}',
+                "validation/notes.md": "no rows",
+                "prompts.txt": b"\xff",
+            }
+        )
+    )
+    assert len(told) == 5
+    assert any("validation/: no .jsonl file (found notes.md)" in problem for problem in told)
+    assert any("prompts.txt: not UTF-8" in problem for problem in told)
+    assert any("no {placeholder}" in problem for problem in told)
 
 
 def test_a_message_lists_twenty_problems_and_counts_the_rest(raw: Raw) -> None:
     with pytest.raises(DataError) as caught:
-        prepare(job(raw({"train/x.jsonl": "{\n" * 50})))
+        prepare_data.run(job(raw({"train/x.jsonl": "{\n" * 50})))
     assert len(caught.value.problems) == 50
     assert str(caught.value).count("\n") == 20 and str(caught.value).endswith("... and 30 more problems")
+
+
+def test_bad_rows_within_the_limit_are_set_aside_with_their_reasons(raw: Raw, check: Any) -> None:
+    lines = [json.dumps(row).encode() for row in rows(60)]
+    lines[4], lines[9] = b'{"instruction": "\xff"}', b'{"instruction": 1, "context": 2, "response": "r"}'
+    folder = raw({"train/x.jsonl": b"\n".join(lines)})
+    told = problems(folder, max_quarantined_rows=1)
+    assert told[-1] == "2 rows are bad, at most 1 may be (max_quarantined_rows)" and len(told) == 4
+
+    checked = check(folder, max_quarantined_rows=2)
+    assert checked.card["rows"]["quarantined"] == 2 and len(checked.rows) == 58
+    set_aside = [json.loads(line) for line in (checked.report / files.QUARANTINE_FILE).read_text("utf-8").splitlines()]
+    assert [(row["file"], row["line"], len(row["problems"])) for row in set_aside] == [
+        ("train/x.jsonl", 5, 1),
+        ("train/x.jsonl", 10, 2),
+    ]
+    assert set_aside[1]["row"] == lines[9].decode()
 
 
 BROKEN = [
@@ -190,18 +439,23 @@ BROKEN = [
     ("empty-completion", "instruction", "train.jsonl:7: the completion is empty"),
     ("null-value", "instruction", "train.jsonl:2: 'context' is null"),
     ("number-instead-of-text", "instruction", "train.jsonl:9: 'response' is 42"),
-    ("json-array", "instruction", "train.jsonl:1: "),
+    ("json-array", "instruction", "train.jsonl:1: holds a JSON array"),
     ("not-utf8", "instruction", "train.jsonl:4: not UTF-8 (byte 0xff"),
     ("no-jsonl", "instruction", "train/: no .jsonl file (found template.json)"),
     ("empty-folder", "instruction", "train/: no .jsonl file"),
-    ("two-files-domain", "domain", "exactly one .txt, .csv or .json file, found 2 (report_2021.txt, report_2022.txt)"),
+    ("two-files-domain", "domain", "takes exactly one file"),
     ("empty-text-domain", "domain", "report.txt: holds no text"),
 ]
 
 
 @pytest.mark.parametrize(("folder", "mode", "said"), BROKEN)
-def test_each_broken_example_is_refused_with_the_words_that_mend_it(folder: str, mode: str, said: str) -> None:
-    assert any(said in problem for problem in problems(EXAMPLES / "broken" / folder, mode))
+def test_each_broken_example_is_refused_with_the_words_that_mend_it(
+    tmp_path: Path, folder: str, mode: Any, said: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        prepare_data.run(replace(job(EXAMPLES / "broken" / folder, mode), output=tmp_path / "report"))
+    assert any(said in problem for problem in caught.value.problems)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_broken_example_has_a_test() -> None:
@@ -217,35 +471,79 @@ def test_too_few_rows_in_a_split_are_told_for_all_splits(raw: Raw) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.json", "[1, 2]", "row 1 is 1, expected an object"),
+        ("a.json", "[1, 2]", "a.json:1: is 1, expected an object"),
         ("a.json", '[{"text": 5}]', "'text' is 5, expected a text"),
+        ("a.json", '[{"text": ""}]', "'text' is empty"),
+        ("a.json", '{"text": "x", "text": "y"}', "the key 'text' is there twice"),
         ("a.json", "{", "not valid JSON"),
-        ("a.txt", b"\xff\xfe", "not UTF-8 (byte 0)"),
+        ("a.json", '[{"text": "x"}', "cannot be read as .json"),
+        ("a.csv", b'id,text\n1,"a\xff"\n', "not UTF-8 (byte 0xff)"),
+        ("a.txt", b"good\n\xff\xfe", "a.txt:2: not UTF-8 (byte 0xff at column 1)"),
+        ("a.jsonl.gz", b"\x1f\x8b\x08no gzip", "cannot be read as .jsonl.gz"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 9999)[:-30], "cannot be read as .jsonl.gz"),
+        ("a.jsonl.zst", b"no zstandard", "cannot be read as .jsonl.zst"),
+        ("a.parquet", b"PAR1 no parquet PAR1", "cannot be read as Parquet"),
     ],
 )
 def test_a_bad_document_is_told(raw: Raw, name: str, content: Any, said: str) -> None:
-    assert any(said in problem for problem in problems(raw({f"train/{name}": content}), "domain"))
+    told = problems(raw({f"train/{name}": content}), "domain")
+    assert any(said in problem for problem in told), told
 
 
-@given(st.lists(st.binary(max_size=80), max_size=12))
-def test_whatever_the_bytes_there_are_rows_or_reasons_and_never_a_traceback(lines: list[bytes]) -> None:
-    import tempfile
+Line = st.one_of(
+    st.binary(max_size=80),
+    st.dictionaries(
+        st.sampled_from(["instruction", "context", "response", "x"]),
+        st.one_of(st.text(max_size=30), st.none(), st.integers(), st.lists(st.text(max_size=3), max_size=2)),
+    ).map(lambda row: json.dumps(row).encode()),
+    st.fixed_dictionaries(
+        {name: st.text(st.characters(exclude_categories=["Cs"]), max_size=30) for name in rows(1)[0]}
+    ).map(lambda row: json.dumps(row).encode()),
+)
 
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "x.jsonl").write_bytes(b"\n".join(lines))
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(Line, max_size=40),
+    st.sampled_from([0, 3, 1000]),
+    st.sampled_from([b"\n", b"\r\n"]),
+    st.integers(40, 4000),
+    st.sampled_from(["instruction", "chat", "domain"]),
+)
+def test_whatever_the_bytes_every_row_is_kept_removed_or_told_and_never_a_traceback(
+    tmp_path_factory: pytest.TempPathFactory,
+    lines: list[bytes],
+    allowed: int,
+    line_end: bytes,
+    part_bytes: int,
+    mode: Any,
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    lines += [json.dumps(row).encode() for row in rows(30)]
+    (folder / "x.jsonl").write_bytes(line_end.join(lines))
+    work = folder / "work"
+    work.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources.cut, "__defaults__", (part_bytes,))
         try:
-            assert isinstance(prepare(job(Path(folder))), Prepared)
+            checked = Checked(replace(job(folder, mode, max_quarantined_rows=allowed), output=folder / "report"), work)
         except DataError as error:
-            assert error.problems
+            assert error.problems and all(error.problems)
+            return
+    read = sum(bool(line.strip()) for line in (folder / "x.jsonl").read_bytes().split(b"\n"))
+    counted = checked.card["rows"]
+    assert counted["read"] == sum(count for name, count in counted.items() if name != "read")
+    assert counted["kept"] == len(checked.rows)
+    if mode == "instruction":
+        assert counted["read"] == read
 
 
 def test_nothing_is_written_when_the_data_is_bad(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline_steps import s3
 
     uploads: list[str] = []
-    monkeypatch.setattr(s3, "exists", lambda uri: True)  # the base model is there
     monkeypatch.setattr(s3, "upload", lambda path, uri: uploads.append(uri))
-    bad = job(raw({"train/x.jsonl": "{"}))
+    bad = job(raw({"train/x.jsonl": "{"}), publish_to="s3://none/datasets")
     with pytest.raises(DataError):
         prepare_data.run(bad)
     assert uploads == [] and not bad.output.exists()

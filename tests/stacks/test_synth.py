@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from stacks.components.step_code import build_zip
+
 REPOSITORY = Path(__file__).parent.parent.parent
 
 
@@ -114,8 +116,8 @@ def test_every_role_is_assumed_on_behalf_of_this_account_only(resources: dict[st
 
 def test_new_data_of_each_mode_starts_the_pipeline_with_its_manifest(resources: dict[str, Any]) -> None:
     rules = [rule for id_, rule in of_type(resources, "AWS::Events::Rule").items() if "triggers" in id_]
-    assert len(rules) == 2
-    for mode, rule in zip(("instruction", "domain"), rules, strict=True):
+    assert len(rules) == 3
+    for mode, rule in zip(("instruction", "domain", "chat"), rules, strict=True):
         assert rule["EventPattern"]["detail"]["object"]["key"] == [{"wildcard": f"{mode}/*.manifest"}]
         (target,) = rule["Targets"]
         assert target["SageMakerPipelineParameters"]["PipelineParameterList"] == [
@@ -139,8 +141,31 @@ def test_the_step_code_is_one_zip_that_python_runs(assembly: Path) -> None:
     with zipfile.ZipFile(asset) as archive:
         names = archive.namelist()
     assert "__main__.py" in names and "pipeline_steps/prepare_data.py" in names
-    assert not [name for name in names if not name.endswith(".py")]
+    assert not [name for name in names if name.endswith((".so", ".pyc", ".pyi"))]
     finished = subprocess.run([sys.executable, str(asset), "--help"], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     for step in ("prepare-data", "fine-tune", "evaluate", "deploy"):
         assert step in finished.stdout
+
+
+def test_the_packages_that_the_image_lacks_are_imported_from_the_zip(assembly: Path) -> None:
+    (asset,) = assembly.glob("asset.*.zip")
+    code = "import datasketch, phonenumbers, stdnum, detect_secrets as d; print(datasketch.__file__, phonenumbers.__file__)"
+    finished = subprocess.run(
+        [REPOSITORY / ".venv-steps" / "bin" / "python", "-c", code],
+        env={"PYTHONPATH": str(asset)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count(str(asset)) == 2
+
+
+def test_without_the_packages_synth_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"holds no packages for the steps; run 'make setup'"):
+        build_zip(REPOSITORY, tmp_path, tmp_path / "out")
+
+
+def test_a_compiled_package_is_refused_since_it_cannot_run_from_a_zip(tmp_path: Path) -> None:
+    (tmp_path / "packages" / "fast").mkdir(parents=True)
+    (tmp_path / "packages" / "fast" / "core.so").touch()
+    with pytest.raises(ValueError, match=r"compiled modules, which cannot run from a zip: fast/core\.so"):
+        build_zip(REPOSITORY, tmp_path / "packages", tmp_path / "out")

@@ -1,0 +1,105 @@
+"""Our two cases of data_prep.py, made of the product's own parts.
+
+encode_and_pack   what the peers do: rows -> rendered, encoded, packed; on all cores, as PrepareData does it
+whole_step        PrepareData itself, with every check that it makes, then the packed sequences
+"""
+
+import json
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+from numpy.typing import NDArray
+
+from pipeline_steps import packing, prepare_data, token_files
+from pipeline_steps.contract.dataset import Mode
+from pipeline_steps.contract.prompt_template import DEFAULT
+from pipeline_steps.data import sources, workers
+from pipeline_steps.data.instances_engine import InstancesEngine
+from pipeline_steps.data.rows import Bad, RowReader
+from pipeline_steps.data.sagemaker_job import Instances
+from pipeline_steps.data.sources import Part
+from pipeline_steps.text_encoder import TextEncoder
+
+MODE: Mode = "instruction"
+BLOCK_ROWS = 512
+
+_encoder: list[TextEncoder] = []  # of a worker process
+
+
+def encode_and_pack(jsonl: Path, tokenizer_folder: Path, output: Path, capacity: int) -> None:
+    """Token ids of every row, then every packed sequence gathered once.
+
+    The peer that packs leaves its sequences on disk; ours are gathered by training from the mapped rows, so gathering
+    them is part of the time here.
+    """
+    source = sources.SourceFile(str(jsonl), jsonl.name, "train", jsonl.stat().st_size)
+    tokenizer_json = (tokenizer_folder / "tokenizer.json").read_text(encoding="utf-8")
+    vocabulary = json.loads(tokenizer_json)["model"]["vocab"]
+    folder = output / "encoded"
+    folder.mkdir()
+    pool = ProcessPoolExecutor(
+        workers.cores(),
+        multiprocessing.get_context("spawn"),
+        _start,
+        (tokenizer_json, vocabulary["<s>"], vocabulary["</s>"]),
+    )
+    with pool:
+        list(pool.map(partial(_encode, folder=folder, capacity=capacity), sources.cut([source])))
+
+
+def _start(tokenizer_json: str, begin: int, end: int) -> None:
+    _encoder.append(TextEncoder(tokenizer_json, [begin], end))
+
+
+def _encode(part: Part, folder: Path, capacity: int) -> None:
+    path = folder / f"tokens-{part.number:05d}.arrow"
+    records = RowReader(MODE, DEFAULT).records(part)
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_file(sink, token_files.SCHEMA) as writer:
+        while block := list(islice(records, BLOCK_ROWS)):
+            examples = [record.render(record.texts) for _, record in block if not isinstance(record, Bad)]
+            rows = token_files.encode(examples, _encoder[0])
+            writer.write_batch(pyarrow.record_batch(token_files.columns(rows), schema=token_files.SCHEMA))
+    _gather(path, capacity)
+
+
+def whole_step(jsonl: Path, tokenizer_folder: Path, output: Path, capacity: int) -> None:
+    """Check, search, deduplicate, divide, write and encode; then gather every packed sequence once."""
+    raw = output / "raw"
+    raw.mkdir()
+    (raw / "rows.jsonl").symlink_to(jsonl)
+    job = prepare_data.PrepareJob(
+        str(raw),
+        output / "report",
+        MODE,
+        tokenizer=tokenizer_folder,
+        max_input_length=capacity,
+        max_truncated_share=0.05,  # about one generated row in a hundred is longer
+    )
+    prepare_data.prepare(job, output, InstancesEngine(output, Instances(), ""), 0.0)
+    for path in _token_files(output):
+        _gather(path, capacity)
+
+
+def _gather(path: Path, capacity: int) -> None:
+    rows = [row.ids[:capacity] for row in token_files.read(path)]
+    for sequence in packing.plan([len(row) for row in rows], capacity):
+        np.concatenate([rows[row] for row in sequence])
+
+
+def read(output: Path, capacity: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32], int]]:
+    """File by file: all token ids, the length of each row, and how many sequences the rows are packed into."""
+    for path in _token_files(output):
+        rows = [row.ids[:capacity] for row in token_files.read(path)]
+        lengths = [len(row) for row in rows]
+        sequences = sum(1 for _ in packing.plan(lengths, capacity))
+        yield np.concatenate(rows), np.array(lengths, np.int32), sequences
+
+
+def _token_files(output: Path) -> list[Path]:
+    return sorted(output.glob("**/tokens-*.arrow"))

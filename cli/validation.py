@@ -1,0 +1,93 @@
+"""`finetune validate-data`: the PrepareData step itself over a folder on this machine; nothing is uploaded."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from cli.aws import REPOSITORY
+from cli.console import CommandError, console
+from config.settings import Settings
+from pipeline_steps.contract import files
+
+STEPS_PYTHON = REPOSITORY / ".venv-steps" / "bin" / "python"
+
+
+def validate(settings: Settings, folder: Path, tuning_mode: str, tokenizer: Path | None, report: Path) -> None:
+    """Check `folder` with the limits of `settings`; leaves the data card in `report`.
+
+    Raises CommandError where the pipeline would refuse the data; every problem has been printed then.
+    """
+    for what, path in (("data folder", folder), ("tokenizer folder", tokenizer)):
+        if path is not None and not path.is_dir():
+            raise CommandError(f"{path} is not a folder; name the {what}")
+    if not STEPS_PYTHON.exists():
+        raise CommandError(f"{STEPS_PYTHON} is missing: it runs the step; run 'make setup'")
+    training = settings.training
+    known = {"--tokens_per_second": training.tokens_per_second, "--usd_per_hour": training.usd_per_hour}
+    command = [
+        str(STEPS_PYTHON), "-m", "pipeline_steps", "prepare-data",
+        "--raw", str(folder.resolve()),
+        "--output", str(report.resolve()),
+        "--tuning_mode", tuning_mode,
+        *settings.dataset.flags(),
+        "--max_input_length", str(training.max_input_length),
+        "--instance_type", training.instance_type,
+        "--instance_count", str(training.instance_count),
+        "--epoch", str(training.epoch),
+        *(part for flag, value in known.items() if value is not None for part in (flag, str(value))),
+        *(["--tokenizer", str(tokenizer.resolve())] if tokenizer else []),
+    ]  # fmt: skip
+    card = report / files.DATA_CARD_FILE
+    card.unlink(missing_ok=True)
+    finished = subprocess.run(command, cwd=REPOSITORY, check=False)
+    if finished.returncode:
+        raise CommandError(
+            f"{folder} is refused, for the reasons above; the pipeline would refuse it in the same words"
+        )
+    _show(json.loads(card.read_text(encoding="utf-8")))
+    console.print(f"[bold]Data card[/] {report / files.DATA_CARD_PAGE}")
+
+
+def _show(card: dict[str, Any]) -> None:
+    rows = card["rows"]
+    removed = {name.replace("_", " "): count for name, count in rows.items() if name not in ("read", "kept") and count}
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for heading in ("split", "rows", "tokens", "median", "p95", "longest"):
+        table.add_column(heading, justify="left" if heading == "split" else "right")
+    for split, count in card["counts"].items():
+        tokens = card["tokens"]["splits"][split] if card["tokens"] else {}
+        table.add_row(
+            split,
+            f"{count:,}",
+            *(f"{tokens[key]:,}" if tokens else "-" for key in ("tokens", "median", "p95", "longest")),
+        )
+    console.print(table)
+
+    left_out = ", ".join(f"{count:,} {name}" for name, count in removed.items())
+    console.print(f"{rows['read']:,} rows read, {rows['kept']:,} kept" + (f" ({left_out})" if left_out else ""))
+    for leak in card["leaks"]["pairs"]:
+        if leak["overlapping_rows"]:
+            console.print(
+                f"[yellow]leak:[/] {leak['overlapping_rows']:,} of {leak['rows']:,} {leak['held_out']} rows have most of "
+                f"their words in {leak['seen_in']} rows too"
+            )
+    for kind, counts in card["personal_data"]["kinds"].items():
+        console.print(
+            f"[yellow]{escape(kind)}:[/] {counts['findings']:,} in {counts['rows']:,} rows ({card['personal_data']['policy']})"
+        )
+    if card["tokens"] is None:
+        console.print("[yellow]lengths:[/] not checked; give the base model's tokenizer with --tokenizer FOLDER")
+    elif card["tokens"]["truncated"]["rows"]:
+        truncated = card["tokens"]["truncated"]
+        console.print(f"[yellow]truncation:[/] {truncated['rows']:,} rows ({truncated['share']:.1%}) lose their ends")
+    if card["cost"] and card["cost"]["hours_per_epoch"] is not None:
+        cost = card["cost"]
+        usd = f", {cost['usd_per_epoch']:,.2f} USD" if cost["usd_per_epoch"] is not None else ""
+        console.print(
+            f"about {cost['hours_per_epoch']:.2g} h{usd} an epoch on {cost['instance_count']} x {cost['instance_type']}"
+        )
+    console.print("[green]the data is accepted[/]")

@@ -1,0 +1,98 @@
+"""What training costs, estimated before it starts: instances, their prices, and how fast they train.
+
+Prices are US dollars an hour, on demand, us-east-1, from PRICES_SOURCE; configuration overrides them.
+"""
+
+from dataclasses import dataclass
+
+PRICES_SOURCE = "a 2024 price list, not verified since; set training.usd_per_hour to your price"
+
+
+@dataclass(frozen=True)
+class Instance:
+    """`teraflops`: peak of one GPU in bfloat16, dense, by its maker's data sheet. `usd_per_hour` where it is known."""
+
+    gpus: int
+    teraflops: float
+    usd_per_hour: float | None = None
+
+
+INSTANCES = {
+    "ml.g5.2xlarge": Instance(1, 70),
+    "ml.g5.4xlarge": Instance(1, 70),
+    "ml.g5.12xlarge": Instance(4, 70, 7.09),
+    "ml.g5.24xlarge": Instance(4, 70, 10.18),
+    "ml.g5.48xlarge": Instance(8, 70, 20.36),
+    "ml.g6.4xlarge": Instance(1, 121),
+    "ml.g6.12xlarge": Instance(4, 121),
+    "ml.g6e.4xlarge": Instance(1, 362),
+    "ml.g6e.12xlarge": Instance(4, 362),
+    "ml.p4d.24xlarge": Instance(8, 312),
+    "ml.p5.48xlarge": Instance(8, 989),
+}
+
+# Share of the peak that a plain LoRA run reaches; a finished run's tokens_per_second is better knowledge.
+ASSUMED_UTILIZATION = 0.2
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """Time and cost of one epoch; None where it cannot be told, and `notes` say why and what was assumed."""
+
+    instance_type: str
+    instance_count: int
+    tokens_per_epoch: int
+    epochs: float
+    tokens_per_second: float | None
+    throughput_source: str
+    hours_per_epoch: float | None
+    usd_per_hour: float | None
+    price_source: str
+    usd_per_epoch: float | None
+
+
+def estimate(
+    tokens_per_epoch: int,
+    epochs: float,
+    instance_type: str,
+    instance_count: int,
+    model_parameters: float | None,
+    full: bool,
+    tokens_per_second: float | None = None,
+    usd_per_hour: float | None = None,
+) -> CostEstimate:
+    """The estimate for `tokens_per_epoch` tokens. Given figures come before derived ones.
+
+    Derived speed: GPUs x peak x ASSUMED_UTILIZATION / floating-point operations a token, which are 4 a weight for an
+    adapter (forward, and backward to the activations) and 6 for full fine-tuning.
+    """
+    instance = INSTANCES.get(instance_type)
+    throughput_source = "training.tokens_per_second of the configuration"
+    if tokens_per_second is None:
+        throughput_source = f"{instance_type} is not in the table of instances; set training.tokens_per_second"
+        if instance and model_parameters:
+            operations = (6 if full else 4) * model_parameters
+            peak = instance_count * instance.gpus * instance.teraflops * 1e12
+            tokens_per_second = peak * ASSUMED_UTILIZATION / operations
+            throughput_source = (
+                f"assumed: {ASSUMED_UTILIZATION:.0%} of the peak of {instance_count * instance.gpus} GPUs; "
+                "set training.tokens_per_second to what a finished run reached"
+            )
+    price_source = "training.usd_per_hour of the configuration"
+    if usd_per_hour is None:
+        usd_per_hour = instance.usd_per_hour if instance else None
+        price_source = PRICES_SOURCE if usd_per_hour is not None else "no price is known; set training.usd_per_hour"
+    hours = tokens_per_epoch / tokens_per_second / 3600 if tokens_per_second else None
+    usd = hours * usd_per_hour * instance_count if hours is not None and usd_per_hour is not None else None
+    return CostEstimate(
+        instance_type,
+        instance_count,
+        tokens_per_epoch,
+        epochs,
+        tokens_per_second,
+        throughput_source,
+        hours,
+        usd_per_hour,
+        price_source,
+        usd,
+    )

@@ -1,0 +1,109 @@
+"""Work on many parts at once: a process for each core of this machine, or Ray tasks on a cluster."""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from pipeline_steps.contract.progress import report
+from pipeline_steps.data.parts import Examination, PartSummary, examine
+from pipeline_steps.data.sources import Part
+
+PROGRESS_SECONDS = 5.0
+WORTH_PROCESSES_BYTES = 4 * 2**20  # below that, starting them takes longer than the work
+
+_state: dict[str, Any] = {}
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def examine_all(parts: Sequence[Part], job: Examination, work: Path) -> list[PartSummary]:
+    """Examine every part, with progress: rows so far, rows a second, time left."""
+    progress = Progress(sum(part.end - part.start for part in parts if part.file.ending != ".parquet") or len(parts))
+    workers = min(cores(), len(parts))
+    if workers <= 1 or sum(part.end - part.start for part in parts) < WORTH_PROCESSES_BYTES:
+        summaries = []
+        for part in parts:
+            summaries.append(examine(part, job, work, progress.more_rows))
+            progress.done(part)
+        return summaries
+
+    # Spawned, not forked: the tokenizer and Arrow have threads, which a fork would lose.
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("q", 0)
+    results: dict[int, PartSummary] = {}
+    with ProcessPoolExecutor(workers, context, _start, (job, work, counter)) as pool:
+        waiting = {pool.submit(_examine, part): part for part in parts}
+        try:
+            while waiting:
+                done, _ = wait(waiting, PROGRESS_SECONDS, FIRST_COMPLETED)
+                progress.rows = counter.value
+                for future in done:
+                    part = waiting.pop(future)
+                    results[part.number] = future.result()
+                    progress.done(part)
+                if not done:
+                    progress.tell()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [results[part.number] for part in parts]
+
+
+def _start(job: Examination, work: Path, counter: Any) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process a core is enough
+    _state.update(job=job, work=work, counter=counter)
+
+
+def _examine(part: Part) -> PartSummary:
+    def count(rows: int) -> None:
+        with _state["counter"].get_lock():
+            _state["counter"].value += rows
+
+    return examine(part, _state["job"], _state["work"], count)
+
+
+class Progress:
+    """Tells how far the rows are, at most every PROGRESS_SECONDS and at the end."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.reached, self.rows = size, 0, 0
+        self._started = self._told = time.monotonic()
+
+    def more_rows(self, rows: int) -> None:
+        self.rows += rows
+        if time.monotonic() - self._told > PROGRESS_SECONDS:
+            self.tell()
+
+    def done(self, part: Part) -> None:
+        self.reached += part.end - part.start if part.file.ending != ".parquet" else 1
+        if self.reached >= self.size or time.monotonic() - self._told > PROGRESS_SECONDS:
+            self.tell()
+
+    def tell(self) -> None:
+        self._told = time.monotonic()
+        seconds = max(self._told - self._started, 1e-3)
+        left = {"seconds_left": seconds / self.reached * (self.size - self.reached)} if self.reached else {}
+        unit = 2**20 if self.size > 2**24 else 1
+        report(
+            "examine",
+            self.reached // unit,
+            self.size // unit,
+            rows=self.rows,
+            rows_per_second=self.rows / seconds,
+            **left,
+        )
+
+
+def spread(items: Sequence[Any], function: Callable[[Any], Any]) -> list[Any]:
+    """`function` of each item, on as many threads as there are cores: for work that the interpreter does not hold."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(max(1, cores())) as pool:
+        return list(pool.map(function, items))

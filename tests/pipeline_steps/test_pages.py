@@ -1,0 +1,320 @@
+"""The pages show data as text, need nothing from elsewhere, and are well-formed whatever part is missing."""
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline_steps import data_card_page, page_style, report_page
+
+SAMPLES = {
+    path.stem: json.loads(path.read_text(encoding="utf-8")) for path in Path(__file__).parent.glob("data_cards/*.json")
+}
+ATTACK = "<script>alert(1)</script><img src=x onerror='alert(2)'>\"' onload=alert(3) --></pre></style>&amp;{0}"
+TAGS = frozenset(
+    """
+    html head meta title style body main section h1 h2 h3 p a ul li span div table thead tbody tr th td code pre
+    details summary article mark figure figcaption svg g path rect text polyline
+    """.split()  # noqa: SIM905
+)
+ATTRIBUTES = frozenset(
+    """
+    lang charset name content http-equiv id class href scope dir open style role aria-label viewbox
+    preserveaspectratio d x y width height fill stroke stroke-width stroke-dasharray opacity points font-size
+    text-anchor
+    """.split()  # noqa: SIM905
+)
+OPEN_ENDED = {"meta"}
+
+
+class Page(HTMLParser):
+    """Reads a page as a browser would, and refuses whatever a page of ours has no business to hold."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.opened: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.shown: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.opened
+        assert len(set(self.ids)) == len(self.ids)
+        assert {link[1:] for link in self.links if link.startswith("#")} <= set(self.ids)
+        assert all(link.startswith("#") or link in ("data_card.html",) for link in self.links)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in TAGS, tag
+        for name, value in attrs:
+            assert name in ATTRIBUTES, name
+            if name == "style":
+                assert re.fullmatch(r"background:var\(--[a-z]+\)|height:\.7rem", value or "")
+            self.ids += [value or ""] if name == "id" else []
+            self.links += [value or ""] if name == "href" else []
+        if tag not in OPEN_ENDED:
+            self.opened.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.opened.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.shown.append(data)
+
+    def handle_comment(self, data: str) -> None:
+        raise AssertionError(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.shown).replace(page_style.NO_BREAK, " ").split())
+
+
+def card(name: str = "large_domain", **changes: Any) -> dict[str, Any]:
+    return copy.deepcopy(SAMPLES[name]) | changes
+
+
+def with_texts(value: Any, text: str) -> Any:
+    """The same card with every text that comes from outside replaced; names of splits and keys are the program's own."""
+    if isinstance(value, dict):
+        own = ("tuning_mode",)
+        return {
+            key: one
+            if key in own or (key in ("held_out", "seen_in") and one in data_card_page.SPLITS)
+            else with_texts(one, text)
+            for key, one in value.items()
+        }
+    if isinstance(value, list):
+        return [with_texts(one, text) for one in value]
+    return text if isinstance(value, str) else value
+
+
+# ---------------------------------------------------------------- hostile text
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_texts_of_a_card_are_never_markup(name: str) -> None:
+    hostile = with_texts(card(name, message=ATTACK, already_trained=True), ATTACK)
+    hostile["personal_data"]["kinds"] = {ATTACK: {"findings": 1, "rows": 1}}
+    text = data_card_page.render(hostile)
+    assert "<script" not in text and "<img" not in text and "<!--" not in text
+    assert "default-src 'none'" in text
+    assert " ".join(ATTACK.split()) in Page(text).text
+
+
+@given(st.sampled_from(sorted(SAMPLES)), st.text())
+def test_any_text_leaves_the_page_well_formed(name: str, text: str) -> None:
+    rendered = data_card_page.render(with_texts(card(name), text))
+    rendered.encode("utf-8")
+    Page(rendered)
+
+
+@given(st.text(st.sampled_from("<>&\"'/ab \n"), max_size=60), st.text(st.sampled_from("<>&\"'/ab \n"), max_size=60))
+def test_marking_differences_changes_no_text(one: str, other: str) -> None:
+    for marked, plain in zip(data_card_page._marked(one, other), (one, other), strict=True):
+        assert re.sub("</?mark>", "", marked) == page_style.html(plain)
+
+
+def test_what_cannot_be_written_as_utf8_is_replaced() -> None:
+    assert "\ud800" not in data_card_page.render(with_texts(card(), "half a pair: \ud800"))
+
+
+def test_a_text_that_begins_with_a_line_break_keeps_it() -> None:
+    page = data_card_page.render(card(samples={"train": [{"prompt": "p", "completion": "\n{"}]}))
+    assert "class='completion'>\n\n{" in page
+
+
+# ---------------------------------------------------------------- what may be missing
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("part", ["tokens", "cost", "template", "uris", "samples"])
+@pytest.mark.parametrize("absent", [True, False])
+def test_each_optional_part_may_be_null_or_absent(name: str, part: str, absent: bool) -> None:
+    one = card(name)
+    if absent:
+        one.pop(part, None)
+    else:
+        one[part] = None
+    Page(data_card_page.render(one))
+
+
+def test_a_missing_part_says_why() -> None:
+    shown = Page(data_card_page.render(card("chat_without_tokenizer"))).text
+    assert shown.count("no tokenizer was given") >= 4
+    assert "no truncation" not in shown  # nobody looked
+    assert "nowhere: the data was only checked" in shown
+    assert "no instance type was given" in Page(data_card_page.render(card("small_instruction", cost=None))).text
+
+
+def test_a_price_that_is_not_known_is_no_price_of_zero() -> None:
+    shown = Page(data_card_page.render(card("large_domain"))).text
+    assert "no price is known" in shown and "$0" not in shown
+
+
+def test_a_card_without_rows_has_a_page() -> None:
+    empty = card("small_instruction")
+    empty["counts"] = dict.fromkeys(empty["counts"], 0)
+    empty["rows"] = dict.fromkeys(empty["rows"], 0)
+    for split in data_card_page.SPLITS:
+        empty["tokens"]["histogram"][split] = [0] * len(empty["tokens"]["histogram"][split])
+        empty["tokens"]["splits"][split] = dict.fromkeys(empty["tokens"]["splits"][split], 0)
+    assert "not fit to train on yet" in Page(data_card_page.render(empty)).text
+
+
+numbers = st.integers(0, 10**9)
+
+
+@given(
+    st.lists(st.integers(1, 10**6), min_size=1, max_size=12, unique=True).map(lambda edges: [0, *sorted(edges)]),
+    st.integers(1, 10**6),
+    st.data(),
+)
+def test_any_histogram_can_be_drawn_within_its_picture(edges: list[int], limit: int, data: st.DataObject) -> None:
+    one = card("small_instruction")
+    bins = st.lists(numbers, min_size=len(edges) - 1, max_size=len(edges) - 1)
+    one["tokens"] |= {
+        "max_input_length": limit,
+        "histogram": {"edges": edges, **{split: data.draw(bins) for split in data_card_page.SPLITS}},
+    }
+    text = data_card_page.render(one)
+    Page(text)
+    assert "nan" not in re.sub("[a-z]*nan[a-z]+", "", text) and "height='-" not in text and "width='-" not in text
+    for x, width in re.findall(r"<rect x='([\d.]+)' y='[\d.]+' width='([\d.]+)' height='[\d.]+' fill", text):
+        assert float(x) + float(width) <= 340
+
+
+@given(
+    st.fixed_dictionaries(
+        dict.fromkeys(("train", "validation", "test", "quarantined", "exact", "near", "out"), numbers)
+    )
+)
+def test_the_flow_fills_the_width_and_no_part_of_it_is_invisible(n: dict[str, int]) -> None:
+    counts = {split: n[split] for split in data_card_page.SPLITS}
+    rows = {
+        "read": sum(n.values()),
+        "kept": sum(counts.values()),
+        "quarantined": n["quarantined"],
+        "exact_duplicates": n["exact"],
+        "near_duplicates": n["near"],
+        "left_out": n["out"],
+    }
+    text = data_card_page.rows_flow(card(rows=rows, counts=counts))
+    bars = [(float(x), float(w)) for x, w in re.findall(r"<rect x='([\d.]+)' y='74' width='([\d.]+)'", text)]
+    assert len(bars) == sum(number > 0 for number in n.values())
+    assert all(width >= 5 for _, width in bars)
+    if bars:
+        assert sum(bars[-1]) == pytest.approx(1000, abs=0.2)
+        assert all(x + width <= after + 0.2 for (x, width), (after, _) in pairwise(bars))
+
+
+# ---------------------------------------------------------------- the verdict
+
+
+def level(one: dict[str, Any]) -> str:
+    match = re.search(r"<section class='verdict (\w+)'>", data_card_page.render(one))
+    assert match
+    return match[1]
+
+
+def test_the_headline_says_what_the_rows_are_for() -> None:
+    shown = Page(data_card_page.render(card("small_instruction"))).text
+    assert "241 rows are ready: 160 to train, 20 to validate, 61 held out" in shown
+    assert "No leaks between splits, no personal data, no truncation, no quarantined rows." in shown
+
+
+def test_good_data_is_good_and_an_exact_duplicate_is_no_worry() -> None:
+    assert level(card("small_instruction")) == "passed"
+
+
+@pytest.mark.parametrize(
+    ("change", "section", "expected"),
+    [
+        ({"rows": {"quarantined": 1}, "quarantine": {"limit": 1}}, "quarantine", "look"),
+        ({"rows": {"quarantined": 2}, "quarantine": {"limit": 1}}, "quarantine", "refused"),
+        ({"rows": {"near_duplicates": 1}}, "duplicates", "look"),
+        ({"personal_data": {"kinds": {"email": {"findings": 1, "rows": 1}}}}, "personal-data", "look"),
+        (
+            {"personal_data": {"policy": "redact", "kinds": {"email": {"findings": 1, "rows": 1}}}},
+            "personal-data",
+            "passed",
+        ),
+        ({"counts": {"validation": 0}}, "splits", "refused"),
+    ],
+)
+def test_what_stands_out_is_told_first_and_leads_to_its_section(
+    change: dict[str, Any], section: str, expected: str
+) -> None:
+    one = card("small_instruction")
+    for part, changes in change.items():
+        one[part] |= changes
+    assert level(one) == expected
+    page = data_card_page.render(one)
+    assert page.index(f"href='#{section}'") < page.index("<h2>")
+
+
+def test_leaks_are_told_for_each_pair_of_splits() -> None:
+    one = card("small_instruction")
+    one["leaks"]["pairs"][0] |= {"overlapping_rows": 1}
+    assert level(one) == "look"
+    assert "Leaks: 1 of 61 test rows (1.6 %) in train" in Page(data_card_page.render(one)).text
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("instruction", "refused"), ("domain", "look")])
+def test_truncation_above_its_limit_is_a_refusal_where_there_is_one(mode: str, expected: str) -> None:
+    one = card("small_instruction", tuning_mode=mode)
+    one["tokens"]["truncated"] = {"rows": 9, "share": 0.05, "limit": 0.01, "tokens_lost": 1234}
+    assert level(one) == expected
+    assert "9 rows (5 %) longer than max_input_length: 1,234 tokens cut off" in Page(data_card_page.render(one)).text
+
+
+# ---------------------------------------------------------------- numbers, and the other page
+
+
+def test_numbers_are_written_for_people() -> None:
+    def plain(text: str) -> str:
+        return text.replace(page_style.NO_BREAK, " ")
+
+    assert page_style.count(1234567) == "1,234,567"
+    assert page_style.count(1, "row") == "1 row" and page_style.count(0, "row") == "0 rows"
+    assert [plain(page_style.percent(share)) for share in (0, 0.0001, 0.123, 0.1, 0.9999, 1)] == [
+        "0 %", "< 0.1 %", "12.3 %", "10 %", "> 99.9 %", "100 %",
+    ]  # fmt: skip
+    assert page_style.percent_of(1, 0) == "-"
+    assert [page_style.duration(hours) for hours in (0.0001, 0.0038, 0.0417, 30.5)] == [
+        "less than 1 s", "14 s", "2 min 30 s", "30 h 30 min",
+    ]  # fmt: skip
+    assert [page_style.size(size) for size in (999, 51_234, 2_400_000, 3e13)] == [
+        "999 bytes", "51.2 kB", "2.4 MB", "30.0 TB",
+    ]  # fmt: skip
+    assert page_style.dollars(0.001) == "less than $0.01" and page_style.dollars(1234.5) == "$1,234.50"
+
+
+@given(st.text())
+def test_the_report_stays_well_formed_and_leads_to_the_data_card(text: str) -> None:
+    metric = {"base": 2.0, "tuned": 1.0, "improvement": 1.0, "ci95": None, "n": 30, "unit": text, "direction": "lower"}
+    answer = {"prompt": text, "reference": text, "base": text, "tuned": text}
+    losses = {"before": 2.0, "after": None}
+    training = {"rows": 1, "steps": 2, "tokens": 3, "tokens_per_second": 4.0, "validation_loss": losses}
+    evaluation = {
+        "gate": {"passed": False, "reasons": [text]},
+        "metrics": {text: metric},
+        "answers": [answer],
+        "parameters": {"max_new_tokens": 8},
+        "training": training,
+        "dataset_digest": text,
+        "base_model_digest": text,
+        "tuning_mode": text,
+        "data_card": True,
+    }
+    page = report_page.render(evaluation, [{"train_loss": 2.0}, {"train_loss": 1.0}])
+    assert Page(page).links == ["data_card.html"]
