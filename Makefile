@@ -51,7 +51,7 @@ $(APP): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
 	@touch $@
 
 $(STEPS): requirements-steps.txt constraints-steps.txt pipeline_steps/requirements.txt
-	@echo "Setting up .venv-steps: the steps' packages, playing the container image (torch; 1.2 GB; minutes the first time)"
+	@echo "Setting up .venv-steps: the steps' packages, playing the container image (torch; 1.9 GB; minutes the first time)"
 	@test -x .venv-steps/bin/python || $(PYTHON) -m venv .venv-steps
 	@.venv-steps/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-steps.txt
 	@touch $@
