@@ -221,14 +221,14 @@ def test_every_host_has_its_own_opt_ml_and_log_and_knows_the_others(server: Serv
         server,
         name,
         "cd /opt/ml; cat processing/input/d/*; echo; hostname; tr -d '\n' < config/resourceconfig.json; echo;"
-        "grep -o 'InstanceCount.*[0-9]' config/processingjobconfig.json; touch processing/mine; ls processing",
+        "grep -c 'InstanceCount.: 3' config/processingjobconfig.json; touch processing/mine; ls processing",
         inputs={"d": f"s3://{BUCKET}/{name}/in/"},
         ProcessingResources=on_hosts(3),
     )
     assert job["ProcessingJobStatus"] == "Completed"
     for host in ("algo-1", "algo-2", "algo-3"):
         content, host_name, resources, count, *files = log_of(server, name, host)
-        assert (content, host_name, count) == ("onetwo", host, 'InstanceCount": 3')
+        assert (content, host_name, count) == ("onetwo", host, "1")
         assert json.loads(resources)["current_host"] == host
         assert json.loads(resources)["hosts"] == ["algo-1", "algo-2", "algo-3"]
         assert files == ["input", "mine"]
@@ -291,27 +291,26 @@ def test_continuous_outputs_of_all_hosts_arrive(server: Server, name: str) -> No
     assert server.keys(f"{name}/o") == [f"{name}/o/algo-1", f"{name}/o/algo-2"]
 
 
-# Waits for SIGTERM, says when it is ready for it, and leaves a message and an exit code of its own.
+# Says when it is ready for SIGTERM, waits for it, and ends with a message and an exit code of its own.
 UNTIL_TERM = "trap 'echo told; echo bye > /opt/ml/output/message; exit 5' TERM; echo up; while :; do sleep 0.02; done"
 
 
+def wait_until_up(server: Server, name: str, *hosts: int) -> None:
+    logs = [server.root / "run/logs/ProcessingJobs" / f"{name}.algo-{host}.log" for host in hosts]
+    server.wait_for(lambda: all(log.exists() and log.read_text() == "up\n" for log in logs))
+
+
 def test_one_host_of_three_that_fails_fails_the_job_and_ends_the_others(server: Server, name: str) -> None:
-    # The others are up before algo-2 fails: it waits for the ports that they open.
-    ready = "python3 -c 'import socket; s = socket.create_server((socket.gethostname(), 7391)); s.accept()' &"
-    failing = (
-        'python3 -c "import socket, time\n'
-        "for host in ('algo-1', 'algo-3'):\n"
-        "    while socket.socket().connect_ex((host, 7391)):\n"
-        "        time.sleep(0.05)\"; echo 'part 2 is broken' > /opt/ml/output/message; exit 3"
-    )
-    waiting = UNTIL_TERM.replace("echo up;", f"{ready} echo up;")
-    job = process(
-        server,
-        name,
-        f"if [ $(hostname) = algo-2 ]; then {failing}; fi; {waiting}",
+    failing = "until [ -e /opt/ml/fail ]; do sleep 0.02; done; echo part 2 is broken > /opt/ml/output/message; exit 3"
+    request = processing(
+        f"if [ $(hostname) = algo-2 ]; then {failing}; fi; {UNTIL_TERM}",
         outputs={"o": f"s3://{BUCKET}/{name}/o"},
         ProcessingResources=on_hosts(3),
     )
+    server.sagemaker.create_processing_job(ProcessingJobName=name, **request)
+    wait_until_up(server, name, 1, 3)
+    (server.root / f"run/jobs/processing-{name}/algo-2/ml/fail").touch()
+    job = server.processing_job(name)
     assert job["ProcessingJobStatus"] == "Failed"
     assert job["FailureReason"] == "AlgorithmError: algo-2: part 2 is broken, exit code: 3"
     assert job["ExitMessage"] == "bye"  # of algo-1, the first host that left one
@@ -337,12 +336,12 @@ def test_the_exit_message_is_that_of_the_first_host_that_left_one(server: Server
 def test_stopping_a_job_stops_all_its_hosts(server: Server, name: str) -> None:
     request = processing(UNTIL_TERM, ProcessingResources=on_hosts(3))
     server.sagemaker.create_processing_job(ProcessingJobName=name, **request)
-    logs = [server.root / "run/logs/ProcessingJobs" / f"{name}.algo-{number}.log" for number in (1, 2, 3)]
-    server.wait_for(lambda: all(log.exists() and log.read_text() == "up\n" for log in logs))
+    wait_until_up(server, name, 1, 2, 3)
     server.sagemaker.stop_processing_job(ProcessingJobName=name)
     job = server.processing_job(name)
     assert (job["ProcessingJobStatus"], job.get("FailureReason")) == ("Stopped", None)
-    assert [log.read_text() for log in logs] == ["up\ntold\n"] * 3
+    for host in ("algo-1", "algo-2", "algo-3"):
+        assert log_of(server, name, host) == ["up", "told"]
 
 
 def test_hosts_that_run_too_long_are_all_stopped(server: Server, name: str) -> None:
