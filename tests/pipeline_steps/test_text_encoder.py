@@ -19,7 +19,7 @@ WORDS = ["the", "ferry", "notice", "in", "ing", "er", "re", "is", "an"]
 def sentencepiece_like(extra: tuple[str, ...] = ()) -> str:
     """A small tokenizer of Mistral's kind: byte fallback, a space before each text, merges over the whole text."""
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    signs = list(".,()'-") + [SPACE, SPACE * 2, SPACE * 4]
+    signs = [*list(".,()'-"), SPACE, SPACE * 2, SPACE * 4]
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters, *signs, *"0123456789"]
     grown: list[str] = []
     for word in [*WORDS, *(f"{SPACE}{word}" for word in WORDS), "()", "--", *extra]:
@@ -34,7 +34,9 @@ def sentencepiece_like(extra: tuple[str, ...] = ()) -> str:
     ]
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
-    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in ("<unk>", "<s>", "</s>")])
+    tokenizer.add_special_tokens(
+        [AddedToken(name, special=True, normalized=False) for name in ("<unk>", "<s>", "</s>")]
+    )
     return tokenizer.to_str()
 
 
@@ -70,7 +72,9 @@ def test_a_piece_across_a_word_and_a_sign_leaves_the_words_between_spaces() -> N
 def test_another_kind_of_tokenizer_is_left_to_the_library(base_model: Path) -> None:
     tokenizer = load_tokenizer(base_model)
     assert segmentation(tokenizer.backend_tokenizer.to_str()) is None
-    assert TextEncoder.of(tokenizer).encode(["the ferry"]) == [tokenizer("the ferry", add_special_tokens=False)["input_ids"]]
+    assert TextEncoder.of(tokenizer).encode(["the ferry"]) == [
+        tokenizer("the ferry", add_special_tokens=False)["input_ids"]
+    ]
 
 
 def test_an_encoder_goes_to_other_processes_and_keeps_its_digest() -> None:
