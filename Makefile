@@ -50,10 +50,11 @@ $(APP): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-$(STEPS): requirements-steps.txt constraints-steps.txt pipeline_steps/requirements.txt
-	@echo "Setting up .venv-steps: the steps' packages, playing the container image (torch; 1.9 GB; minutes the first time)"
-	@test -x .venv-steps/bin/python || $(PYTHON) -m venv .venv-steps
-	@.venv-steps/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-steps.txt
+# .venv-steps plays the container image; .venv-bench holds the peers of the benchmark.
+$(STEPS) $(BENCH): .venv-%/.ready: requirements-%.txt constraints-%.txt pipeline_steps/requirements.txt
+	@echo "Setting up .venv-$*: the packages of requirements-$*.txt (torch; about 2 GB; minutes the first time)"
+	@test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-$*.txt
 	@touch $@
 
 # What travels in the step code's zip: pure Python only, since Python imports it from there.
@@ -62,12 +63,6 @@ $(STEP_PACKAGES): pipeline_steps/requirements.txt | $(APP)
 	@rm -rf $(@D)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(@D) --no-deps --no-compile \
 	  --only-binary :all: --implementation py --abi none --platform any -r pipeline_steps/requirements.txt
-	@touch $@
-
-$(BENCH): requirements-bench.txt constraints-bench.txt pipeline_steps/requirements.txt
-	@echo "Setting up .venv-bench: the peers of the benchmark"
-	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
-	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	@touch $@
 
 $(CDK_CLI): package.json package-lock.json | $(APP)

@@ -14,6 +14,7 @@ from cli.console import CommandError
 from config.settings import Settings, load
 
 REPOSITORY = Path(__file__).parent.parent
+STEPS_PYTHON = REPOSITORY / ".venv-steps" / "bin" / "python"  # where torch and the steps' packages are
 LOCAL_STATE = REPOSITORY / "build" / "local_aws"  # of `make local`
 ADDRESS_FILE = "address.json"  # in the state folder while local AWS runs: where it can be reached
 

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from botocore.exceptions import ClientError
 
-from cli.aws import REPOSITORY, Deployment
+from cli.aws import STEPS_PYTHON, Deployment
 from cli.console import CommandError
 from pipeline_steps.contract import files
 
 PYPI = "pypi://"
-STEPS_PYTHON = REPOSITORY / ".venv-steps" / "bin" / "python"
 CONVERTER = Path(__file__).with_name("gguf_to_safetensors.py")
 
 

@@ -8,12 +8,10 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from cli.aws import REPOSITORY
+from cli.aws import REPOSITORY, STEPS_PYTHON
 from cli.console import CommandError, console
 from config.settings import Settings
 from pipeline_steps.contract import files
-
-STEPS_PYTHON = REPOSITORY / ".venv-steps" / "bin" / "python"
 
 
 def validate(settings: Settings, folder: Path, tuning_mode: str, tokenizer: Path | None, report: Path) -> None:
@@ -27,18 +25,16 @@ def validate(settings: Settings, folder: Path, tuning_mode: str, tokenizer: Path
     if not STEPS_PYTHON.exists():
         raise CommandError(f"{STEPS_PYTHON} is missing: it runs the step; run 'make setup'")
     training = settings.training
-    known = {"--tokens_per_second": training.tokens_per_second, "--usd_per_hour": training.usd_per_hour}
     command = [
         str(STEPS_PYTHON), "-m", "pipeline_steps", "prepare-data",
         "--raw", str(folder.resolve()),
         "--output", str(report.resolve()),
         "--tuning_mode", tuning_mode,
         *settings.dataset.flags(),
-        "--max_input_length", str(training.max_input_length),
+        *training.preparation_flags(),
         "--instance_type", training.instance_type,
         "--instance_count", str(training.instance_count),
         "--epoch", str(training.epoch),
-        *(part for flag, value in known.items() if value is not None for part in (flag, str(value))),
         *(["--tokenizer", str(tokenizer.resolve())] if tokenizer else []),
     ]  # fmt: skip
     card = report / files.DATA_CARD_FILE

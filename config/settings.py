@@ -77,8 +77,7 @@ class DatasetSettings(Group):
 
     def flags(self) -> list[str]:
         """PrepareData's flags for these settings; they are named as the fields. What is not set is left out."""
-        values = self.model_dump(exclude={"tuning_mode", "default_manifest"}, exclude_none=True)
-        return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+        return _flags(self.model_dump(exclude={"tuning_mode", "default_manifest"}))
 
     @model_validator(mode="after")
     def leaves_rows_to_train_on(self) -> "DatasetSettings":
@@ -116,6 +115,10 @@ class TrainingSettings(Group):
         default=None, gt=0, description="of all instances together, for the estimate of time and cost; default: assumed"
     )
     usd_per_hour: float | None = Field(default=None, gt=0, description="price of one instance; default: a table")
+
+    def preparation_flags(self) -> list[str]:
+        """PrepareData's flags for what no run-time parameter changes; they are named as the fields."""
+        return _flags(self.model_dump(include={"max_input_length", "tokens_per_second", "usd_per_hour"}))
 
 
 class ProcessingSettings(Group):
@@ -214,6 +217,10 @@ class Settings(Group):
                 f"the first folder of a manifest's key is its tuning mode: use '{mode}/...' or change the mode"
             )
         return self
+
+
+def _flags(values: dict[str, object]) -> list[str]:
+    return [part for name, value in values.items() if value is not None for part in (f"--{name}", str(value))]
 
 
 def environments(folder: Path = Path(__file__).parent) -> list[str]:

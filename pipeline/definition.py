@@ -160,7 +160,6 @@ def prepare_data(settings: Settings, parameters: Parameters) -> RequestStep:
     training = settings.training
     manifest = Join(on="/", values=["s3:/", "${RawBucket}", parameters.dataset_manifest])
     on_ray = settings.processing.prepare_engine == "ray"  # its tasks read from S3: no disk holds all raw files
-    known = {"--tokens_per_second": training.tokens_per_second, "--usd_per_hour": training.usd_per_hour}
     request = processing_request(
         settings,
         role="${PrepareRole}",
@@ -170,7 +169,7 @@ def prepare_data(settings: Settings, parameters: Parameters) -> RequestStep:
             "prepare-data",
             "--tuning_mode", parameters.tuning_mode,
             *settings.dataset.flags(),
-            "--max_input_length", str(training.max_input_length),
+            *training.preparation_flags(),
             "--base_model_uri", base_model_uri(settings),
             "--instance_type", parameters.training_instance_type,
             "--instance_count", parameters.training_instance_count.to_string(),
@@ -180,7 +179,6 @@ def prepare_data(settings: Settings, parameters: Parameters) -> RequestStep:
             "--model_package_group", settings.model_package_group_name,
             "--run_parameters", run_parameters(settings, parameters),
             *(["--engine", "ray", "--raw", manifest] if on_ray else []),
-            *(part for flag, value in known.items() if value is not None for part in (flag, str(value))),
         ],
         inputs={} if on_ray else {"raw": manifest},
         input_types={"raw": "ManifestFile"},

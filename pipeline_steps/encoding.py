@@ -33,27 +33,21 @@ class Encoded:
         return sum(label != NOT_TRAINED for label in self.labels[1:])
 
 
-def encode(example: Example, tokenizer: Any) -> Encoded:
-    """The tokens that training sees of an example, whole."""
-    return of_tokens(token_files.encode([example], TextEncoder.of(tokenizer)))[0]
-
-
-def encode_all(examples: Sequence[Example], tokenizer: Any) -> list[Encoded]:
+def encode_all(examples: Sequence[Example], encoder: TextEncoder) -> list[Encoded]:
     """Every example, none cut. Raises StepError if none has anything to learn."""
-    return _with_something_to_learn(of_tokens(token_files.encode(examples, TextEncoder.of(tokenizer))))
+    return _with_something_to_learn(of_tokens(token_files.encode(examples, encoder)))
 
 
-def read_encoded(folder: Path, info: SplitInfo, tokenizer: Any, max_tokens: int) -> list[Encoded]:
+def read_encoded(folder: Path, info: SplitInfo, encoder: TextEncoder, max_tokens: int) -> list[Encoded]:
     """The rows of a prepared split as FineTune learns them: at most `max_tokens` each.
 
     A domain text goes on in the next row, so that nothing of it is lost. Of the few longer rows that PrepareData let
     pass (max_truncated_share) the end is not learned. Raises StepError if the token ids are of another tokenizer.
     """
-    digest = TextEncoder.of(tokenizer).digest
-    if info.tokenizer_digest != digest:
+    if info.tokenizer_digest != encoder.digest:
         raise StepError(
-            f"{folder} was prepared with the tokenizer {str(info.tokenizer_digest)[:12]}, the base model has {digest[:12]}; "
-            "prepare the dataset for this base model"
+            f"{folder} was prepared with the tokenizer {str(info.tokenizer_digest)[:12]}, the base model has "
+            f"{encoder.digest[:12]}; prepare the dataset for this base model"
         )
     rows = of_tokens(row for part in info.parts if part.tokens for row in token_files.read(folder / part.tokens))
     if info.tuning_mode == "domain":

@@ -91,9 +91,10 @@ def run(job: EvaluateJob) -> gate.Verdict:
 
     # 3. Both models, one after the other: two of them rarely fit on one device.
     tokenizer = load_tokenizer(job.base)
-    encoded = encode_all(examples, tokenizer)
+    encoder = TextEncoder.of(tokenizer)
+    encoded, prompts = encode_all(examples, encoder), prompt_ids(asked, encoder)
     scores = {
-        name: score(name, load_model(folder), tokenizer, encoded, asked, job.max_new_tokens)
+        name: score(name, load_model(folder), tokenizer, encoded, prompts, job.max_new_tokens)
         for name, folder in (("base", job.base), ("tuned", job.model))
     }
     base, tuned = scores["base"], scores["tuned"]
@@ -145,7 +146,12 @@ def run(job: EvaluateJob) -> gate.Verdict:
 
 
 def score(
-    name: str, model: Any, tokenizer: Any, encoded: Sequence[Encoded], asked: Sequence[Example], max_new_tokens: int
+    name: str,
+    model: Any,
+    tokenizer: Any,
+    encoded: Sequence[Encoded],
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
 ) -> Scores:
     model.eval()
     nats = row_losses(
@@ -155,17 +161,16 @@ def score(
         LOSS_BATCH_ROWS,
         lambda done: report(f"{name} loss", done, len(encoded)),
     )
-    return Scores(nats, generate(name, model, tokenizer, asked, max_new_tokens))
+    return Scores(nats, generate(name, model, tokenizer, prompts, max_new_tokens))
 
 
-def generate(name: str, model: Any, tokenizer: Any, asked: Sequence[Example], max_new_tokens: int) -> list[str]:
-    """The greedy answer to each example's prompt, up to end-of-sequence, in the order of `asked`."""
+def generate(name: str, model: Any, tokenizer: Any, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
+    """The greedy answer to each prompt (its token ids), up to end-of-sequence, in the order of `prompts`."""
     import torch
 
     tokenizer.padding_side = "left"  # the answer follows the prompt directly
-    answers = [""] * len(asked)
-    prompts = prompt_ids(asked, tokenizer)
-    by_length = sorted(range(len(asked)), key=lambda row: len(prompts[row]))
+    answers = [""] * len(prompts)
+    by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     with torch.inference_mode():
         for start in range(0, len(by_length), GENERATION_BATCH_ROWS):
             batch = by_length[start : start + GENERATION_BATCH_ROWS]
@@ -183,14 +188,14 @@ def generate(name: str, model: Any, tokenizer: Any, asked: Sequence[Example], ma
             new_tokens = output[:, inputs["input_ids"].shape[1] :]
             for row, answer in zip(batch, tokenizer.batch_decode(new_tokens, skip_special_tokens=True), strict=True):
                 answers[row] = answer
-            report(f"{name} answers", min(start + GENERATION_BATCH_ROWS, len(asked)), len(asked))
+            report(f"{name} answers", min(start + GENERATION_BATCH_ROWS, len(prompts)), len(prompts))
     return answers
 
 
-def prompt_ids(examples: Sequence[Example], tokenizer: Any) -> list[list[int]]:
+def prompt_ids(examples: Sequence[Example], encoder: TextEncoder) -> list[list[int]]:
     """Everything that comes before each example's completion, exactly as training saw it."""
     unanswered = [replace(example, completion="", ends=False) for example in examples]
-    return [row.ids.tolist() for row in token_files.encode(unanswered, TextEncoder.of(tokenizer))]
+    return [row.ids.tolist() for row in token_files.encode(unanswered, encoder)]
 
 
 def _json(comparison: Comparison) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pipeline_steps.contract.hyperparameters import Hyperparameters
 from pipeline_steps.contract.progress import report
 from pipeline_steps.encoding import Encoded, pad, read_encoded, row_losses, token_losses
 from pipeline_steps.models import base_model_digest, load_model, load_tokenizer
+from pipeline_steps.text_encoder import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,9 @@ def run(job: FineTuneJob) -> None:
 
     torch.manual_seed(settings.seed)
     tokenizer = load_tokenizer(job.model)
-    train = read_encoded(job.train, info, tokenizer, settings.max_input_length)
-    validation = read_encoded(job.validation, validation_info, tokenizer, settings.max_input_length)
+    encoder = TextEncoder.of(tokenizer)
+    train = read_encoded(job.train, info, encoder, settings.max_input_length)
+    validation = read_encoded(job.validation, validation_info, encoder, settings.max_input_length)
 
     # 3. Model.
     model = load_model(job.model)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from pipeline_steps.page_style import page, rows_table
+from pipeline_steps.page_style import Html, page, rows_table, table
 
 DATA_CARD_LINK = '<p>The rows behind this model: <a href="data_card.html">data card</a></p>'
 
@@ -38,19 +38,19 @@ def metrics_table(metrics: dict[str, Any]) -> str:
     rows = []
     for name, metric in metrics.items():
         low, high = metric["ci95"] or (None, None)
+        unit = f"({escape(metric['unit'])}, {metric['direction']} is better)"
         rows.append(
-            f"<tr><th scope='row'>{escape(name)} <span class='soft'>({escape(metric['unit'])}, {metric['direction']} is better)</span></th>"
-            f"<td class='number'>{_number(metric['base'])}</td><td class='number'>{_number(metric['tuned'])}</td>"
-            f"<td class='number'>{_number(metric['improvement'], sign=True)}</td>"
-            f"<td class='number'>{_number(low, sign=True)} .. {_number(high, sign=True)}</td>"
-            f"<td class='number'>{metric['n']}</td></tr>"
+            [
+                Html(f"{escape(name)} <span class='soft'>{unit}</span>"),
+                _number(metric["base"]),
+                _number(metric["tuned"]),
+                _number(metric["improvement"], sign=True),
+                f"{_number(low, sign=True)} .. {_number(high, sign=True)}",
+                str(metric["n"]),
+            ]
         )
-    return (
-        "<div class='scroll'><table><thead><tr><th scope='col'>metric</th><th scope='col' class='number'>base</th>"
-        "<th scope='col' class='number'>tuned</th><th scope='col' class='number'>improvement</th>"
-        "<th scope='col' class='number'>95 % interval</th><th scope='col' class='number'>rows</th></tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    head = ["metric", "base", "tuned", "improvement", "95 % interval", "rows"]
+    return table(head, rows, numbers=range(1, len(head)))
 
 
 def answer_card(answer: dict[str, Any]) -> str:

@@ -62,13 +62,6 @@ def columns(rows: Sequence[TokenRow]) -> list[Any]:
     ]
 
 
-def write(path: Path, rows: Sequence[TokenRow]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_file(sink, SCHEMA) as writer:
-        if rows:
-            writer.write_batch(pyarrow.record_batch(columns(rows), schema=SCHEMA))
-
-
 def read(path: Path) -> Iterator[TokenRow]:
     """The rows of a file, in order; the ids lie in the mapped file until they are used."""
     with pyarrow.memory_map(str(path)) as source:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -85,13 +85,6 @@ class SplitInfo:
     template: PromptTemplate | None
     prompts: list[str]
     tokenizer_digest: str | None
-
-
-def write_examples(path: Path, examples: Iterable[Example]) -> None:
-    """Write one part's examples, one JSON object a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(example.to_line() + "\n" for example in examples)
 
 
 def write_info(folder: Path, info: SplitInfo) -> None:

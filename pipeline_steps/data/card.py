@@ -18,8 +18,6 @@ from pipeline_steps.text_encoder import TextEncoder
 if TYPE_CHECKING:
     from pipeline_steps.prepare_data import PrepareJob
 
-EXAMPLES = 10
-
 
 def figures(
     job: "PrepareJob",
@@ -60,7 +58,7 @@ def figures(
         "personal_data": {
             "policy": job.personal_data,
             "kinds": findings.personal_data,
-            "examples": findings.personal_data_examples()[:EXAMPLES],
+            "examples": findings.personal_data_examples()[: duplicates.EXAMPLES],
         },
         "template": template.to_dict() if template else None,
         "samples": {
@@ -82,9 +80,9 @@ def _bad_examples(findings: Findings) -> list[str]:
     examples = []
     for row in findings.bad_rows():
         examples += [f"{row['file']}:{row['line']}: {problem}" for problem in row["problems"]]
-        if len(examples) >= EXAMPLES:
+        if len(examples) >= duplicates.EXAMPLES:
             break
-    return examples[:EXAMPLES]
+    return examples[: duplicates.EXAMPLES]
 
 
 def _tokens(job: "PrepareJob", written: Written, encoder: TextEncoder) -> dict[str, Any]:
@@ -128,10 +126,10 @@ def _duplicates(findings: Findings, decision: Decision, texts: dict[int, str]) -
 
     return {
         "similarity": duplicates.SIMILARITY,
-        "exact": [example(one) for one in decision.exact[:EXAMPLES]],
+        "exact": [example(one) for one in decision.exact[: duplicates.EXAMPLES]],
         "near": [
             {**example(one), "similarity": round(one.similarity, 2), "kept_text": texts.get(one.kept, "")}
-            for one in decision.near[:EXAMPLES]
+            for one in decision.near[: duplicates.EXAMPLES]
         ],
     }
 

@@ -93,6 +93,15 @@ class AllSketches:
         for start, file in zip(self.starts, self._files, strict=False):
             yield int(start), Sketches.load(*file)
 
+    def of_split(self, split: str) -> "NDArray[np.bool_]":
+        """Which rows belong to the split, (rows,)."""
+        belongs: NDArray[np.bool_] = self.splits == SPLITS.index(split)
+        return belongs
+
+    def key_halves(self, half: int) -> "NDArray[np.uint64]":
+        """64 of the 128 bits of each row's key, (rows,)."""
+        return np.concatenate([block.keys[:, half] for _, block in self.blocks()] or [np.zeros(0, np.uint64)])
+
     def signature(self, row: int) -> "NDArray[np.uint32]":
         """(2, PERMUTATIONS)."""
         file = int(np.searchsorted(self.starts, row, side="right")) - 1
@@ -145,7 +154,7 @@ def decide(sketches: AllSketches, max_rows: dict[str, int]) -> Decision:
         for number, split in enumerate(SPLITS):
             chosen = keep[start : start + len(block.keys)] & (block.splits == number)
             hashes[split].update(block.keys[chosen].tobytes())
-    counts = {split: int((keep & (sketches.splits == number)).sum()) for number, split in enumerate(SPLITS)}
+    counts = {split: int((keep & sketches.of_split(split)).sum()) for split in SPLITS}
     digests = {split: one.hexdigest() for split, one in hashes.items()}
     return Decision(keep, exact, near, left_out, leaks, counts, digests)
 
@@ -154,7 +163,7 @@ def exact_duplicates(sketches: AllSketches, keep: "NDArray[np.bool_]") -> list[R
     """Rows with the same content as a row that is kept: the held-out one, else the first."""
     removed = []
     # 64 of the key's 128 bits find the candidates, the others confirm them.
-    keys = np.concatenate([block.keys[:, 1] for _, block in sketches.blocks()] or [np.zeros(0, np.uint64)])
+    keys = sketches.key_halves(1)
     for rows in sketches.sorted_runs(lambda block: block.keys[:, 0], sketches.rows, keep):
         for rest in sorted(set(keys[rows].tolist())):
             same = rows[keys[rows] == rest]
@@ -223,10 +232,9 @@ def limit_rows(sketches: AllSketches, keep: "NDArray[np.bool_]", max_rows: dict[
     """Leave out rows above a split's limit, those with the highest hashes; returns how many."""
     left_out = 0
     for split, limit in max_rows.items():
-        rows = np.flatnonzero(keep & (sketches.splits == SPLITS.index(split)))
+        rows = np.flatnonzero(keep & sketches.of_split(split))
         if 0 <= limit < len(rows):
-            keys = np.concatenate([block.keys[:, 0] for _, block in sketches.blocks()])
-            excess = rows[np.argsort(keys[rows], kind="stable")[limit:]]
+            excess = rows[np.argsort(sketches.key_halves(0)[rows], kind="stable")[limit:]]
             keep[excess] = False
             left_out += len(excess)
     return left_out
@@ -250,16 +258,17 @@ def find_leak(sketches: AllSketches, keep: "NDArray[np.bool_]", held_out: str, s
         grams = held_grams[held_rows == order[number]]
         other, common = _most_shared(sketches, keep, seen_in, grams)
         examples.append(LeakExample(int(order[number]), other, common, int(counts[number])))
-    total = int((keep & (sketches.splits == SPLITS.index(held_out))).sum())
+    total = int((keep & sketches.of_split(held_out)).sum())
     return Leak(held_out, seen_in, total, len(leaked), examples)
 
 
 def _gram_blocks(
     sketches: AllSketches, keep: "NDArray[np.bool_]", split: str
 ) -> "Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]":
+    wanted = keep & sketches.of_split(split)
     for start, block in sketches.blocks():
         rows = block.gram_rows.astype(np.int64) + start
-        chosen = keep[rows] & (sketches.splits[rows] == SPLITS.index(split))
+        chosen = wanted[rows]
         yield rows[chosen], block.grams[chosen]
 
 

@@ -1,5 +1,6 @@
 """All examined parts as one: which file and line a row number is, and what was found in them."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,8 +59,6 @@ class Findings:
         )
 
     def part_of(self, row: int) -> Part:
-        from bisect import bisect_right
-
         return self.parts[bisect_right(self.starts, row) - 1]
 
     def place(self, row: int) -> str:

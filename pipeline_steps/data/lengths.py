@@ -32,7 +32,7 @@ def quantile(lengths: Mapping[int, int], share: float) -> int:
 def statistics(summaries: Sequence[SplitSummary]) -> dict[str, Any]:
     """Rows, tokens, and mean, median, 95th percentile and maximum of a row's tokens."""
     lengths = total(summaries)
-    rows, tokens = lengths.total(), sum(one.tokens for one in summaries)
+    rows, tokens = lengths.total(), sum(length * count for length, count in lengths.items())
     return {
         "rows": rows,
         "tokens": tokens,

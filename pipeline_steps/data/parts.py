@@ -44,6 +44,7 @@ ROWS_FILE = "rows.arrow"
 BAD_FILE = "bad.jsonl"
 SUMMARY_FILE = "summary.json"  # written last: the part is examined
 DATASET_FOLDER = "dataset"
+SUMMARY_SCHEMA_VERSION = 1
 FINISHED_SCHEMA_VERSION = 1
 ROWS_SCHEMA = pyarrow.schema([("split", pyarrow.uint8()), ("example", pyarrow.string()), *token_files.SCHEMA])
 
@@ -82,7 +83,6 @@ class SplitSummary:
     """One split's share of a part: its files, and how long its rows are (tokens -> rows)."""
 
     part: SplitPart | None = None
-    tokens: int = 0
     learned_tokens: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
     samples: list[dict[str, str]] = field(default_factory=list)
@@ -95,12 +95,12 @@ class SplitSummary:
         """What `to_json` made, as it comes back from a file: there, lengths are texts."""
         lengths = Counter({int(length): rows for length, rows in content["lengths"].items()})
         part = SplitPart(**content["part"]) if content["part"] else None
-        return cls(part, content["tokens"], content["learned_tokens"], lengths, content["samples"])
+        return cls(part, content["learned_tokens"], lengths, content["samples"])
 
 
 def read_summary(work: Path, part: Part) -> PartSummary:
     """The summary of an examined part."""
-    content = json_files.read(folder_of(work, part) / SUMMARY_FILE, 1)
+    content = json_files.read(folder_of(work, part) / SUMMARY_FILE, SUMMARY_SCHEMA_VERSION)
     del content["schema_version"]
     return PartSummary(**content)
 
@@ -140,7 +140,7 @@ def examine(
             on_rows(len(block))
     summary.lines = lines_in(part)
     summary.sketches = sketches.close()
-    json_files.write(folder / SUMMARY_FILE, {"schema_version": 1, **asdict(summary)})
+    json_files.write(folder / SUMMARY_FILE, {"schema_version": SUMMARY_SCHEMA_VERSION, **asdict(summary)})
     return summary
 
 
@@ -365,27 +365,28 @@ class _RowsFile:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def kept(self, keep: "NDArray[np.bool_]", split: int) -> Iterator[Any]:
-        """Record batches of the rows that are kept and belong to the split; none is empty."""
+    def _batches(self) -> Iterator[tuple[int, Any]]:
+        """(number of its first row, record batch) of the whole file."""
         position = 0
         with pyarrow.OSFile(str(self._path)) as source, pyarrow.ipc.open_stream(source) as reader:
             for batch in reader:
-                mask = keep[position : position + batch.num_rows] & (batch.column("split").to_numpy() == split)
+                yield position, batch
                 position += batch.num_rows
-                if mask.any():
-                    yield batch.filter(pyarrow.array(mask))
+
+    def kept(self, keep: "NDArray[np.bool_]", split: int) -> Iterator[Any]:
+        """Record batches of the rows that are kept and belong to the split; none is empty."""
+        for position, batch in self._batches():
+            mask = keep[position : position + batch.num_rows] & (batch.column("split").to_numpy() == split)
+            if mask.any():
+                yield batch.filter(pyarrow.array(mask))
 
     def texts(self, rows: set[int]) -> dict[int, str]:
         """The end of some rows' texts, where they differ from others of the same template, by row number."""
-        texts, position = dict[int, str](), 0
-        if not rows:
-            return texts
-        with pyarrow.OSFile(str(self._path)) as source, pyarrow.ipc.open_stream(source) as reader:
-            for batch in reader:
-                for row in rows & set(range(position, position + batch.num_rows)):
-                    example = json.loads(batch.column("example")[row - position].as_py())
-                    texts[row] = f"{example['prompt']}{example['completion']}"[-SHOWN_CHARACTERS:]
-                position += batch.num_rows
+        texts = dict[int, str]()
+        for position, batch in self._batches() if rows else ():
+            for row in rows & set(range(position, position + batch.num_rows)):
+                example = json.loads(batch.column("example")[row - position].as_py())
+                texts[row] = f"{example['prompt']}{example['completion']}"[-SHOWN_CHARACTERS:]
         return texts
 
 
@@ -394,9 +395,7 @@ def _copy_examples(batches: Iterable[Any], file: Any, summary: SplitSummary) -> 
     for batch in batches:
         examples = batch.column("example").to_pylist()
         file.writelines(example + "\n" for example in examples)
-        lengths = np.diff(batch.column("ids").offsets.to_numpy())
-        summary.lengths.update(lengths.tolist())
-        summary.tokens += int(lengths.sum())
+        summary.lengths.update(np.diff(batch.column("ids").offsets.to_numpy()).tolist())
         for example in examples[: SAMPLES - len(summary.samples)]:
             row = json.loads(example)
             history = "".join(text for turn in row.get("history", ()) for text in turn)

@@ -6,7 +6,7 @@ Each mode has one reader. A reader says what is wrong with a row as ValueError, 
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pipeline_steps.contract import dataset, files
@@ -19,14 +19,13 @@ CHUNK_CHARACTERS = 400  # of domain text in one example: a paragraph or two, abo
 LONGEST_PARAGRAPH = 2000  # characters; a text without paragraphs must not become one endless row
 
 CHAT_COLUMNS = ("dialog", "messages", "conversations")
+HALF_A_PAIR = "holds half a surrogate pair, which is no text; mend the escape \\ud800.."
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
-
-Redact = Callable[[str], str]
 
 
 @dataclass(frozen=True)
 class Record:
-    """The texts of one row. `render` makes the example of them, after they have been through `redact`.
+    """The texts of one row. `render` makes the example of them, once personal data is redacted in them or left.
 
     `asked` and `answered` are the row's own words, without the template's: duplicates and leaks are looked for in them.
     `group`: rows with the same group stay on the same side of the split.
@@ -54,7 +53,6 @@ class RowReader:
     mode: dataset.Mode
     template: PromptTemplate | None
     group_column: str | None = None
-    prompt_columns: list[str] = field(default_factory=list)
 
     def records(self, part: Part) -> Iterator[tuple[int, Record | Bad]]:
         """Line and record of each row of the part. Raises DataError where the file as such cannot be read."""
@@ -96,7 +94,7 @@ class RowReader:
                     f"{column!r} is {short(json.dumps(row[column], default=str))}, expected a text in quotes"
                 )
             elif not encodable(row[column]):
-                problems.append(f"{column!r} holds half a surrogate pair, which is no text; mend the escape \\ud800..")
+                problems.append(f"{column!r} {HALF_A_PAIR}")
         problems += self._group_problems(row)
         if problems:
             raise ValueError("\n".join(problems))
@@ -201,12 +199,7 @@ def parse_row(line: bytes) -> dict[str, Any]:
             f"the line is longer than {LONGEST_LINE // 2**20} MB: {short(line[:100].decode(errors='replace'))}; "
             "write one JSON object a line, and split texts that no context window holds"
         )
-    try:
-        text = line.decode("utf-8").lstrip("\ufeff")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"not UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1}); save as UTF-8"
-        ) from None
+    text = decoded(line).lstrip("\ufeff")
     try:
         row = json.loads(text, object_pairs_hook=object_of)
     except json.JSONDecodeError as error:
@@ -218,6 +211,16 @@ def parse_row(line: bytes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError(f"holds {type(row).__name__}, expected one JSON object: {short(text)}")
     return row
+
+
+def decoded(line: bytes) -> str:
+    """The line as text. Raises ValueError saying where it is not UTF-8."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"not UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1}); save as UTF-8"
+        ) from None
 
 
 def readable(content: Any) -> str:
@@ -307,7 +310,7 @@ def document_text(row: Any) -> str:
     if not isinstance(text, str):
         raise ValueError(f"{column!r} is {short(repr(text))}, expected a text")
     if not encodable(text):
-        raise ValueError(f"{column!r} holds half a surrogate pair, which is no text; mend the escape \\ud800..")
+        raise ValueError(f"{column!r} {HALF_A_PAIR}")
     if not text.strip():
         raise ValueError(f"{column!r} is empty, so there is nothing to learn; write a text or drop the row")
     return text
@@ -323,10 +326,9 @@ def _paragraphs(lines: Iterable[Raw]) -> "Iterator[tuple[int, str | Bad]]":
     started, current = 0, list[str]()
     for line, content in lines:
         try:
-            text = content.decode("utf-8")
-        except UnicodeDecodeError as error:
-            reason = f"not UTF-8 (byte 0x{content[error.start]:02x} at column {error.start + 1}); save as UTF-8"
-            yield line, Bad(line, [reason], readable(content))
+            text = decoded(content)
+        except ValueError as error:
+            yield line, Bad(line, [str(error)], readable(content))
             continue
         if text.strip():
             started = started if current else line

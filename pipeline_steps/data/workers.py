@@ -1,15 +1,15 @@
-"""Work on many parts at once: a process for each core of this machine, or Ray tasks on a cluster."""
+"""Work on many parts at once: a process for each core of this machine."""
 
 import multiprocessing
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from pipeline_steps.contract.progress import report
-from pipeline_steps.data.parts import Examination, PartSummary, examine
+from pipeline_steps.data.parts import Examination, examine
 from pipeline_steps.data.sources import Part
 
 PROGRESS_SECONDS = 5.0
@@ -23,21 +23,19 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def examine_all(parts: Sequence[Part], job: Examination, work: Path) -> list[PartSummary]:
-    """Examine every part, with progress: rows so far, rows a second, time left."""
+def examine_all(parts: Sequence[Part], job: Examination, work: Path) -> None:
+    """Examine every part into `work`, with progress: rows so far, rows a second, time left."""
     progress = Progress(sum(part.end - part.start for part in parts if part.file.ending != ".parquet") or len(parts))
     workers = min(cores(), len(parts))
     if workers <= 1 or sum(part.end - part.start for part in parts) < WORTH_PROCESSES_BYTES:
-        summaries = []
         for part in parts:
-            summaries.append(examine(part, job, work, progress.more_rows))
+            examine(part, job, work, progress.more_rows)
             progress.done(part)
-        return summaries
+        return
 
     # Spawned, not forked: the tokenizer and Arrow have threads, which a fork would lose.
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
-    results: dict[int, PartSummary] = {}
     with ProcessPoolExecutor(workers, context, _start, (job, work, counter)) as pool:
         waiting = {pool.submit(_examine, part): part for part in parts}
         try:
@@ -45,15 +43,13 @@ def examine_all(parts: Sequence[Part], job: Examination, work: Path) -> list[Par
                 done, _ = wait(waiting, PROGRESS_SECONDS, FIRST_COMPLETED)
                 progress.rows = counter.value
                 for future in done:
-                    part = waiting.pop(future)
-                    results[part.number] = future.result()
-                    progress.done(part)
+                    future.result()  # raises what the worker raised
+                    progress.done(waiting.pop(future))
                 if not done:
                     progress.tell()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return [results[part.number] for part in parts]
 
 
 def _start(job: Examination, work: Path, counter: Any) -> None:
@@ -61,12 +57,12 @@ def _start(job: Examination, work: Path, counter: Any) -> None:
     _state.update(job=job, work=work, counter=counter)
 
 
-def _examine(part: Part) -> PartSummary:
+def _examine(part: Part) -> None:
     def count(rows: int) -> None:
         with _state["counter"].get_lock():
             _state["counter"].value += rows
 
-    return examine(part, _state["job"], _state["work"], count)
+    examine(part, _state["job"], _state["work"], count)
 
 
 class Progress:
@@ -103,7 +99,5 @@ class Progress:
 
 def spread(items: Sequence[Any], function: Callable[[Any], Any]) -> list[Any]:
     """`function` of each item, on as many threads as there are cores: for work that the interpreter does not hold."""
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(max(1, cores())) as pool:
         return list(pool.map(function, items))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli import base_models, local
-from cli.aws import REPOSITORY, Deployment
+from cli.aws import REPOSITORY, STEPS_PYTHON, Deployment
 from config.settings import Settings, load
 
 CONFIGURATION = str(Path(__file__).with_name("tiny.yaml"))
@@ -24,7 +24,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-mistral")
     text = REPOSITORY / "examples" / "instruction" / "train" / "train.jsonl"
     maker = Path(__file__).with_name("make_tiny_mistral.py")
-    subprocess.run([base_models.STEPS_PYTHON, maker, text, folder], check=True, capture_output=True)
+    subprocess.run([STEPS_PYTHON, maker, text, folder], check=True, capture_output=True)
     return folder
 
 

@@ -12,9 +12,8 @@ import boto3
 import pytest
 
 import local_aws
-from cli.aws import LOCAL_CREDENTIALS, REPOSITORY
+from cli.aws import LOCAL_CREDENTIALS, REPOSITORY, STEPS_PYTHON
 
-STEPS_PYTHON = REPOSITORY / ".venv-steps" / "bin" / "python"
 VOCABULARY = [f"{syllable}{number}" for number in range(60) for syllable in ("ba", "ke", "lo", "mi", "nu")]
 
 

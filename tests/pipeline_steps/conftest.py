@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -15,6 +16,7 @@ from pipeline_steps import token_files
 from pipeline_steps.contract import dataset, files
 from pipeline_steps.contract.dataset import Example, SplitInfo, SplitPart
 from pipeline_steps.contract.prompt_template import PromptTemplate
+from pipeline_steps.encoding import Encoded, of_tokens
 from pipeline_steps.models import load_tokenizer
 from pipeline_steps.text_encoder import TextEncoder
 
@@ -65,6 +67,22 @@ def examples(start: int, stop: int) -> list[Example]:
     ]
 
 
+def encode(example: Example, tokenizer: Any) -> Encoded:
+    """The tokens that training sees of an example, whole."""
+    return of_tokens(token_files.encode([example], TextEncoder.of(tokenizer)))[0]
+
+
+def write_examples(path: Path, rows: list[Example]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(row.to_line() + "\n" for row in rows), encoding="utf-8")
+
+
+def write_tokens(path: Path, rows: list[Example], encoder: TextEncoder) -> None:
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_file(sink, token_files.SCHEMA) as writer:
+        columns = token_files.columns(token_files.encode(rows, encoder))
+        writer.write_batch(pyarrow.record_batch(columns, schema=token_files.SCHEMA))
+
+
 def write_split(
     folder: Path, split: str, rows: list[Example], info: SplitInfo | None = None, tokenizer: Any = None
 ) -> SplitInfo:
@@ -75,9 +93,9 @@ def write_split(
         DIGEST, "s" * 64, "instruction", split, len(rows), (), TEMPLATE, [], encoder.digest if encoder else None
     )
     info = replace(info, parts=(part,))
-    dataset.write_examples(folder / part.examples, rows)
+    write_examples(folder / part.examples, rows)
     if encoder and part.tokens:
-        token_files.write(folder / part.tokens, token_files.encode(rows, encoder))
+        write_tokens(folder / part.tokens, rows, encoder)
     dataset.write_info(folder, info)
     return info
 

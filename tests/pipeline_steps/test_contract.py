@@ -14,6 +14,7 @@ from pipeline_steps.contract.errors import DataError, StepError
 from pipeline_steps.contract.gate import Gate
 from pipeline_steps.contract.metrics import Comparison
 from pipeline_steps.contract.prompt_template import PromptTemplate
+from tests.pipeline_steps.conftest import write_examples
 
 # ---------------------------------------------------------------- prompt template
 
@@ -209,7 +210,7 @@ def test_training_rows_cannot_pass_for_test_rows(splits: Path) -> None:
 
 def test_a_split_that_lost_rows_is_refused(splits: Path, tmp_path: Path) -> None:
     info, rows = dataset.read_split(splits / "test", "test")
-    dataset.write_examples(tmp_path / info.parts[0].examples, rows[:-1])
+    write_examples(tmp_path / info.parts[0].examples, rows[:-1])
     dataset.write_info(tmp_path, info)
     with pytest.raises(StepError, match=r"holds 23 rows, its dataset\.json says 24"):
         dataset.read_split(tmp_path, "test")

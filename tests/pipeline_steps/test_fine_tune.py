@@ -16,10 +16,11 @@ from pipeline_steps.contract import dataset, files, json_files
 from pipeline_steps.contract.dataset import Example
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.hyperparameters import Hyperparameters
-from pipeline_steps.encoding import NOT_TRAINED, encode, encode_all, pad, read_encoded, token_losses, windows
+from pipeline_steps.encoding import NOT_TRAINED, encode_all, pad, read_encoded, token_losses, windows
 from pipeline_steps.fine_tune import FineTuneJob, endless_batches, learning_rate_share, run
 from pipeline_steps.models import load_model, load_tokenizer
-from tests.pipeline_steps.conftest import write_split
+from pipeline_steps.text_encoder import TextEncoder
+from tests.pipeline_steps.conftest import encode, write_split
 
 QUICK = Hyperparameters(
     epoch=6.0, learning_rate=1e-2, per_device_train_batch_size=8, gradient_accumulation_steps=1, max_input_length=256
@@ -64,7 +65,7 @@ def test_the_prompt_that_is_served_is_a_prefix_of_the_text_that_was_trained(
         if begins:  # as Mistral's tokenizer does by itself
             tokenizer._tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
         trained = encode(Example(prompt, answer, True), tokenizer).ids
-        evaluated = prompt_ids([Example(prompt, answer, True)], tokenizer)[0]
+        evaluated = prompt_ids([Example(prompt, answer, True)], TextEncoder.of(tokenizer))[0]
         served = tokenizer(prompt)["input_ids"]  # a server knows nothing but the tokenizer
         assert trained[: len(served)] == served == evaluated
         assert (trained[0] == tokenizer.bos_token_id) == begins
@@ -81,7 +82,9 @@ def test_padding_is_not_end_of_sequence_even_where_the_tokenizer_says_so(base_mo
 def test_padded_together_and_one_by_one_have_the_same_loss(base_model: Path, splits: Path) -> None:
     tokenizer, model = load_tokenizer(base_model), load_model(base_model).float().eval()
     _, rows = dataset.read_split(splits / "train", "train")
-    encoded = encode_all([*rows[:6], Example("", "a much longer text than the others " * 3, True)], tokenizer)
+    encoded = encode_all(
+        [*rows[:6], Example("", "a much longer text than the others " * 3, True)], TextEncoder.of(tokenizer)
+    )
     with torch.inference_mode():
         together, which = token_losses(model, *pad(encoded, tokenizer.pad_token_id))
         for row, one in enumerate(encoded):
@@ -93,7 +96,7 @@ def test_padded_together_and_one_by_one_have_the_same_loss(base_model: Path, spl
 def test_the_loss_is_the_one_that_transformers_computes(base_model: Path, splits: Path) -> None:
     tokenizer, model = load_tokenizer(base_model), load_model(base_model).float().eval()
     _, rows = dataset.read_split(splits / "train", "train")
-    ids, mask, labels = pad(encode_all(rows[:4], tokenizer), tokenizer.pad_token_id)
+    ids, mask, labels = pad(encode_all(rows[:4], TextEncoder.of(tokenizer)), tokenizer.pad_token_id)
     with torch.inference_mode():
         ours, _ = token_losses(model, ids, mask, labels)
         theirs = model(input_ids=ids, attention_mask=mask, labels=labels).loss
@@ -103,7 +106,7 @@ def test_the_loss_is_the_one_that_transformers_computes(base_model: Path, splits
 def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(base_model: Path, splits: Path) -> None:
     tokenizer = load_tokenizer(base_model)
     _, rows = dataset.read_split(splits / "train", "train")
-    encoded = encode_all([*rows[:5], Example("", "z" * 90, True)], tokenizer)
+    encoded = encode_all([*rows[:5], Example("", "z" * 90, True)], TextEncoder.of(tokenizer))
     total = sum(one.trained_tokens for one in encoded)
 
     def gradient(batches: list[Any]) -> torch.Tensor:
@@ -122,10 +125,10 @@ def test_a_row_that_is_too_long_loses_its_end_and_a_domain_text_goes_on(base_mod
     tokenizer = load_tokenizer(base_model)
     rows = [Example("p" * 10, "x" * 100, True), Example("q" * 50, "y", True), Example("", "z", True)]
     info = write_split(tmp_path, "train", rows, tokenizer=tokenizer)
-    cut = read_encoded(tmp_path, info, tokenizer, 32)
+    cut = read_encoded(tmp_path, info, TextEncoder.of(tokenizer), 32)
     assert [len(one.ids) for one in cut] == [32, 2]  # of the second row only the prompt would be left
     assert cut[0].trained_tokens == 22 and cut[0].labels[-1] != tokenizer.eos_token_id
-    windowed = read_encoded(tmp_path, replace(info, tuning_mode="domain"), tokenizer, 32)
+    windowed = read_encoded(tmp_path, replace(info, tuning_mode="domain"), TextEncoder.of(tokenizer), 32)
     assert sum(one.trained_tokens for one in windowed) >= 100
     assert max(len(one.ids) for one in windowed) == 32
 
@@ -134,7 +137,7 @@ def test_token_ids_of_another_tokenizer_are_refused(base_model: Path, tmp_path: 
     tokenizer = load_tokenizer(base_model)
     info = write_split(tmp_path, "train", [Example("p", "c", True)], tokenizer=tokenizer)
     with pytest.raises(StepError, match="prepare the dataset for this base model"):
-        read_encoded(tmp_path, replace(info, tokenizer_digest="0" * 64), tokenizer, 32)
+        read_encoded(tmp_path, replace(info, tokenizer_digest="0" * 64), TextEncoder.of(tokenizer), 32)
 
 
 @given(st.lists(st.tuples(st.text(max_size=20), st.text(max_size=20)), max_size=3), st.text(max_size=20))
@@ -149,7 +152,7 @@ def test_every_answer_of_a_dialog_is_learned_and_no_question(
 
 def test_nothing_to_learn_is_an_error(base_model: Path) -> None:
     with pytest.raises(StepError, match="none of the 1 rows has a token to learn"):
-        encode_all([Example("only a prompt", "", False)], load_tokenizer(base_model))
+        encode_all([Example("only a prompt", "", False)], TextEncoder.of(load_tokenizer(base_model)))
 
 
 def test_a_long_text_is_divided_into_windows_without_a_loss(base_model: Path) -> None:
@@ -164,7 +167,7 @@ def test_a_long_text_is_divided_into_windows_without_a_loss(base_model: Path) ->
 
 def test_an_epoch_sees_every_row_once_in_an_order_that_the_seed_decides(base_model: Path, splits: Path) -> None:
     _, rows = dataset.read_split(splits / "train", "train")
-    encoded = encode_all(rows, load_tokenizer(base_model))
+    encoded = encode_all(rows, TextEncoder.of(load_tokenizer(base_model)))
 
     def order(seed: int) -> list[list[int]]:
         batches = endless_batches(encoded, replace(QUICK, seed=seed))
@@ -224,7 +227,7 @@ def test_the_tuned_model_ends_its_answers(base_model: Path, splits: Path, tmp_pa
     tokenizer, model = load_tokenizer(tmp_path), load_model(tmp_path).eval()
     tokenizer.padding_side = "left"
     _, rows = dataset.read_split(splits / "train", "train")
-    inputs = tokenizer.pad({"input_ids": prompt_ids(rows[:8], tokenizer)}, return_tensors="pt")
+    inputs = tokenizer.pad({"input_ids": prompt_ids(rows[:8], TextEncoder.of(tokenizer))}, return_tensors="pt")
     output = model.generate(**inputs, max_new_tokens=40, do_sample=False, pad_token_id=tokenizer.pad_token_id)
     ended = (output[:, inputs["input_ids"].shape[1] :] == tokenizer.eos_token_id).any(dim=1)
     assert ended.float().mean() >= 0.75
