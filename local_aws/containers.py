@@ -1,4 +1,4 @@
-"""Run a command as a process with the container contract: /opt/ml, its own /tmp, its own process IDs, host name algo-1.
+"""Run a command as a process with the container contract: /opt/ml, its own /tmp, its own process IDs, host name algo-N.
 
 The process is isolated by bubblewrap where it is installed, else by `unshare` (util-linux) with enter_container.py inside.
 "Images" are folders: an image's repository name stands for a folder whose bin/ comes first in PATH.
@@ -36,8 +36,9 @@ class ContainerSpec:
 
     `folder` becomes /opt/ml (read and write; the rest of the file system is read only, /tmp is empty and its own).
     `command` is looked up in the image's bin/ first. `environment` is complete but for PATH, HOME and the like.
-    `isolated` takes the network away, the loopback device excepted. `output` gets what the processes print, and
-    `on_lines` the same as complete lines while they come.
+    `host` is the container's name and one of `hosts`, which all resolve: each to a loopback address of its own.
+    `isolated` takes the network away, a loopback device of its own excepted. `output` gets what the processes print,
+    and `on_lines` the same as complete lines while they come.
     """
 
     image: Path
@@ -45,6 +46,8 @@ class ContainerSpec:
     folder: Path
     environment: Mapping[str, str]
     output: Path
+    host: str = HOST_NAME
+    hosts: Sequence[str] = (HOST_NAME,)
     isolated: bool = False
     on_lines: Callable[[list[str]], None] = lambda lines: None
     visible: Sequence[Path] = field(default_factory=tuple)  # files that the command needs, even if they lie under /tmp
@@ -206,11 +209,13 @@ def isolation_command(spec: ContainerSpec) -> list[str]:
     Raises ContainerError if neither bubblewrap nor unshare is there.
     """
     hosts = spec.folder.with_name(spec.folder.name + ".hosts")
-    hosts.write_text(f"127.0.0.1 localhost\n::1 localhost\n127.0.0.1 {HOST_NAME}\n")
+    # Two hosts that listen on the same port of their own name do not collide: all of 127.0.0.0/8 is the loopback device.
+    names = [f"127.0.0.{number} {name}\n" for number, name in enumerate(spec.hosts, start=1)]
+    hosts.write_text("".join(["127.0.0.1 localhost\n::1 localhost\n", *names]))
     visible = [spec.image, *spec.visible]
     if bwrap := shutil.which("bwrap"):
         return [
-            *(bwrap, "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", HOST_NAME),
+            *(bwrap, "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", spec.host),
             *(["--unshare-net"] if spec.isolated else []),
             *("--ro-bind", "/", "/", "--dev-bind", "/dev", "/dev", "--tmpfs", "/dev/shm", "--proc", "/proc"),
             *("--tmpfs", "/tmp", "--tmpfs", "/opt"),
@@ -225,7 +230,7 @@ def isolation_command(spec: ContainerSpec) -> list[str]:
             *(setpriv, "--pdeathsig", "KILL", unshare, "--fork", "--kill-child=SIGKILL"),
             *("--mount", "--pid", "--ipc", "--uts", *(["--net"] if spec.isolated else [])),
             *(["--user", "--map-root-user"] if os.geteuid() != 0 else []),
-            *(sys.executable, "-I", "-S", str(ENTER_CONTAINER), str(spec.folder), str(hosts), HOST_NAME),
+            *(sys.executable, "-I", "-S", str(ENTER_CONTAINER), str(spec.folder), str(hosts), spec.host),
             *(str(path) for path in visible),
             *("--", *spec.command),
         ]

@@ -1,16 +1,18 @@
-"""Processing and training jobs that really run: input from S3, a process with the container contract, output to S3."""
+"""Processing and training jobs that really run: input from S3, processes with the container contract, output to S3."""
 
 import contextlib
 import copy
 import json
 import logging
+import os
+import queue
 import re
 import shutil
-import subprocess
 import tarfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +38,7 @@ STOP_GRACE_SECONDS = 120.0  # what SageMaker gives a job between SIGTERM and SIG
 SHUTDOWN_GRACE_SECONDS = 2.0
 SYNC_SECONDS = 1.0  # how often checkpoints and continuous outputs are looked at
 LONGEST_REASON = 1024  # characters of FailureReason and ExitMessage
+MOST_HOSTS = 8  # of a processing job: its hosts share this machine
 
 SECONDARY_STATUS_MESSAGES = {
     "Starting": "Preparing the instances for training",
@@ -58,14 +61,25 @@ class JobStopped(Exception):
     """The job was asked to stop before its program started."""
 
 
+@dataclass(frozen=True)
+class ProgramFailure:
+    """How a program ended that failed by itself."""
+
+    host: str
+    code: int
+    last_line: str  # that it printed
+
+
 class Job:
-    """A job: what Describe returns, and the container while there is one."""
+    """A job: what Describe returns, and the containers while there are any."""
 
     def __init__(self, kind: Kind, record: dict[str, Any], folder: Path) -> None:
         self.kind = kind
         self.record = record
         self.folder = folder
-        self.container: Container | None = None
+        count = record["ProcessingResources"]["ClusterConfig"]["InstanceCount"] if kind == "Processing" else 1
+        self.hosts = [f"algo-{number}" for number in range(1, count + 1)]
+        self.containers: dict[str, Container] = {}  # by host
         self.stop_requested = False
         self.time_is_up = False
 
@@ -85,9 +99,18 @@ class Job:
     def ended(self) -> bool:
         return self.status in ("Completed", "Failed", "Stopped")
 
-    def local(self, path: str) -> Path:
-        """Where a path below the container's /opt/ml lies on this machine."""
-        return self.folder / Path(path).relative_to("/opt/ml")
+    def local(self, path: str, host: str = HOST_NAME) -> Path:
+        """Where a path of the host's container, /opt/ml or below, lies on this machine."""
+        return self.folder / host / "ml" / Path(path).relative_to("/opt/ml")
+
+    def stop(self, grace: float) -> None:
+        """Stop the program of every host at the same time, as Container.stop does; returns when all have ended."""
+        running = [container for container in self.containers.values() if container.running]
+        stoppers = [threading.Thread(target=container.stop, args=(grace,)) for container in running]
+        for stopper in stoppers:
+            stopper.start()
+        for stopper in stoppers:
+            stopper.join()
 
 
 class Jobs:
@@ -153,11 +176,7 @@ class Jobs:
             running = [job for job in self._jobs.values() if not job.ended]
             for job in running:
                 job.stop_requested = True
-        stoppers = [
-            threading.Thread(target=job.container.stop, args=(SHUTDOWN_GRACE_SECONDS,))
-            for job in running
-            if job.container
-        ]
+        stoppers = [threading.Thread(target=job.stop, args=(SHUTDOWN_GRACE_SECONDS,)) for job in running]
         for stopper in stoppers:
             stopper.start()
         for stopper in stoppers:
@@ -178,7 +197,7 @@ class Jobs:
                 raise ResourceInUse(
                     f"{kind} job names must be unique within an AWS account and region, and a job '{name}' already exists ({arn})"
                 )
-            job = Job(kind, record, self._service.settings.root / "jobs" / f"{kind.lower()}-{name}" / "ml")
+            job = Job(kind, record, self._service.settings.root / "jobs" / f"{kind.lower()}-{name}")
             self._jobs[kind, name] = job
             self._service.tags[arn] = tags_of(request)
         return job
@@ -217,9 +236,7 @@ class Jobs:
             self._set(job, f"{kind}JobStatus", "Stopping")
             if kind == "Training":
                 self._set_secondary_status(job, "Stopping")
-            container = job.container
-        if container is not None:
-            threading.Thread(target=container.stop, args=(STOP_GRACE_SECONDS,), daemon=True).start()
+        threading.Thread(target=job.stop, args=(STOP_GRACE_SECONDS,), daemon=True).start()
         self._emit(job)
         return {}
 
@@ -249,9 +266,9 @@ class Jobs:
         self._emit(job)
         end: dict[str, Any]
         try:
-            shutil.rmtree(job.folder.parent, ignore_errors=True)
-            job.folder.mkdir(parents=True)
-            (job.folder / "output").mkdir()
+            shutil.rmtree(job.folder, ignore_errors=True)
+            for host in job.hosts:
+                job.local("/opt/ml/output", host).mkdir(parents=True)
             work(job)
             end = {"status": "Stopped" if job.stop_requested or job.time_is_up else "Completed"}
         except JobFailed as failure:
@@ -267,7 +284,8 @@ class Jobs:
         except Exception as error:
             log.exception("job %s", job.arn)
             end = {"status": "Failed", "FailureReason": f"InternalServerError: {type(error).__name__}: {error}"}
-        shutil.rmtree(job.folder.parent, ignore_errors=True)
+        job.stop(grace=0.0)  # if something here went wrong while the programs ran
+        shutil.rmtree(job.folder, ignore_errors=True)
         status = end.pop("status")
         if "FailureReason" in end:
             end["FailureReason"] = end["FailureReason"][:LONGEST_REASON]
@@ -291,15 +309,10 @@ class Jobs:
 
     def _process(self, job: Job) -> None:
         record = job.record
-        inputs = [item for item in record.get("ProcessingInputs", []) if "S3Input" in item]
-        outputs = record.get("ProcessingOutputConfig", {}).get("Outputs", [])
-        for item in inputs:
-            source = item["S3Input"]
-            self._store.download(
-                source["S3Uri"], job.local(source["LocalPath"]), data_type=source["S3DataType"], role=record["RoleArn"]
-            )
-        for output in outputs:
-            job.local(output["S3Output"]["LocalPath"]).mkdir(parents=True, exist_ok=True)
+        inputs = [item["S3Input"] for item in record.get("ProcessingInputs", []) if "S3Input" in item]
+        outputs = [output["S3Output"] for output in record.get("ProcessingOutputConfig", {}).get("Outputs", [])]
+        for source in inputs:
+            self._download_to_hosts(job, source)
         configured: tuple[str, ...] = (
             "ProcessingJobArn",
             "ProcessingJobName",
@@ -308,18 +321,19 @@ class Jobs:
             "ProcessingInputs",
         )
         configured += ("ProcessingOutputConfig", "ProcessingResources", "RoleArn", "StoppingCondition", "NetworkConfig")
-        _write_json(
-            job.folder / "config/processingjobconfig.json", {key: record[key] for key in configured if key in record}
-        )
-        _write_json(job.folder / "config/resourceconfig.json", {"current_host": HOST_NAME, "hosts": [HOST_NAME]})
+        for host in job.hosts:
+            for output in outputs:
+                job.local(output["LocalPath"], host).mkdir(parents=True, exist_ok=True)
+            config = job.local("/opt/ml/config", host)
+            _write_json(config / "processingjobconfig.json", {key: record[key] for key in configured if key in record})
+            _write_json(config / "resourceconfig.json", _hosts_config(job, host))
 
         application = record["AppSpecification"]
         self._set(job, "ProcessingStartTime", now())
-        continuous = [
-            output["S3Output"] for output in outputs if output["S3Output"].get("S3UploadMode") == "Continuous"
-        ]
-        with self._synced(job, [(job.local(output["LocalPath"]), output["S3Uri"]) for output in continuous]):
-            code, last_line = self._run_container(
+        continuous = [output for output in outputs if output.get("S3UploadMode") == "Continuous"]
+        synced = [(host, output["LocalPath"], output["S3Uri"]) for host in job.hosts for output in continuous]
+        with self._synced(job, synced):
+            failure = self._run_containers(
                 job,
                 image=application["ImageUri"],
                 command=[
@@ -330,27 +344,47 @@ class Jobs:
                 isolated=record.get("NetworkConfig", {}).get("EnableNetworkIsolation", False),
                 lines_hook=None,
             )
-        message = _read_start(job.folder / "output/message")
-        if message:
+        messages = {host: _read_start(job.local("/opt/ml/output/message", host)) for host in job.hosts}
+        if message := next(filter(None, messages.values()), ""):
             self._set(job, "ExitMessage", message[:LONGEST_REASON])
-        if code != 0 and not (job.stop_requested or job.time_is_up):
+        if failure is not None:
             # AWS writes the message into ExitMessage only and "See job logs" here; here the reason is where one looks first.
-            raise JobFailed(_algorithm_error(message, last_line, code))
+            raise JobFailed(_algorithm_error(job, failure, messages[failure.host]))
         if job.stop_requested or job.time_is_up:
             return
-        for output in outputs:
-            destination = output["S3Output"]
-            if destination not in continuous:
-                self._store.upload_folder(job.local(destination["LocalPath"]), destination["S3Uri"], root=job.folder)
+        # One host after the other: of two objects with the same key that of the last host stays, in every run.
+        for host in job.hosts:
+            for output in outputs:
+                if output not in continuous:
+                    folder = job.local(output["LocalPath"], host)
+                    self._store.upload_folder(folder, output["S3Uri"], root=job.local("/opt/ml", host))
+
+    def _download_to_hosts(self, job: Job, source: dict[str, Any]) -> None:
+        """Put all objects of a processing input into every host's folder; if it is sharded, every Nth into each."""
+        folders = [job.local(source["LocalPath"], host) for host in job.hosts]
+        sharded = source.get("S3DataDistributionType") == "ShardedByS3Key"
+        whole = job.folder / "sharded"
+        for folder in [whole] if sharded else folders:
+            self._store.download(source["S3Uri"], folder, data_type=source["S3DataType"], role=job.record["RoleArn"])
+        if not sharded:
+            return
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)  # also of a host that gets nothing
+        keys = sorted(path.relative_to(whole).as_posix() for path in whole.rglob("*") if path.is_file())
+        for number, key in enumerate(keys):
+            target = folders[number % len(folders)] / key
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (whole / key).rename(target)
+        shutil.rmtree(whole)
 
     def _train(self, job: Job) -> None:
-        record = job.record
+        record, ml = job.record, job.local("/opt/ml")
         algorithm = record["AlgorithmSpecification"]
         self._set_secondary_status(job, "Downloading")
         channels = {}
         for channel in record.get("InputDataConfig", []):
             source = channel["DataSource"]["S3DataSource"]
-            folder = job.folder / "input/data" / channel["ChannelName"]
+            folder = ml / "input/data" / channel["ChannelName"]
             self._store.download(source["S3Uri"], folder, data_type=source["S3DataType"], role=record["RoleArn"])
             channels[channel["ChannelName"]] = {
                 **({"ContentType": channel["ContentType"]} if "ContentType" in channel else {}),
@@ -359,32 +393,36 @@ class Jobs:
                 "RecordWrapperType": channel.get("RecordWrapperType", "None"),
             }
         for folder_name in ("input/data", "model", "output/data"):
-            (job.folder / folder_name).mkdir(parents=True, exist_ok=True)
+            (ml / folder_name).mkdir(parents=True, exist_ok=True)
         resources = record["ResourceConfig"]
         instance = {"current_instance_type": resources["InstanceType"], "current_group_name": "homogeneousCluster"}
         group = {
             "instance_group_name": "homogeneousCluster",
             "instance_type": resources["InstanceType"],
-            "hosts": [HOST_NAME],
+            "hosts": job.hosts,
         }
-        hosts = {"current_host": HOST_NAME, "hosts": [HOST_NAME], "network_interface_name": "lo"}
-        _write_json(job.folder / "input/config/inputdataconfig.json", channels)
-        _write_json(job.folder / "input/config/hyperparameters.json", record.get("HyperParameters", {}))
-        _write_json(job.folder / "input/config/resourceconfig.json", {**hosts, **instance, "instance_groups": [group]})
+        _write_json(ml / "input/config/inputdataconfig.json", channels)
+        _write_json(ml / "input/config/hyperparameters.json", record.get("HyperParameters", {}))
+        _write_json(
+            ml / "input/config/resourceconfig.json",
+            {**_hosts_config(job, HOST_NAME), **instance, "instance_groups": [group]},
+        )
 
         checkpoints = []
         if "CheckpointConfig" in record:
-            folder = job.local(record["CheckpointConfig"].get("LocalPath", "/opt/ml/checkpoints"))
+            path = record["CheckpointConfig"].get("LocalPath", "/opt/ml/checkpoints")
+            uri = record["CheckpointConfig"]["S3Uri"]
+            folder = job.local(path)
             folder.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(ObjectStoreError):  # a first run has no checkpoints yet
-                self._store.download(record["CheckpointConfig"]["S3Uri"], folder)
-            checkpoints.append((folder, record["CheckpointConfig"]["S3Uri"]))
+                self._store.download(uri, folder)
+            checkpoints.append((HOST_NAME, path, uri))
 
         self._set(job, "TrainingStartTime", now())
         self._set_secondary_status(job, "Training")
         metrics = _Metrics(algorithm.get("MetricDefinitions", []))
         with self._synced(job, checkpoints):
-            code, last_line = self._run_container(
+            failure = self._run_containers(
                 job,
                 image=algorithm["TrainingImage"],
                 command=[*algorithm.get("ContainerEntrypoint", ["train"]), *algorithm.get("ContainerArguments", [])],
@@ -394,30 +432,30 @@ class Jobs:
             )
         if metrics.last:
             self._set(job, "FinalMetricDataList", list(metrics.last.values()))
-        if code != 0 and not (job.stop_requested or job.time_is_up):
-            raise JobFailed(_algorithm_error(_read_start(job.folder / "output/failure"), last_line, code))
+        if failure is not None:
+            raise JobFailed(_algorithm_error(job, failure, _read_start(ml / "output/failure")))
         # A stopped job's model is kept too, as SageMaker does.
         self._set_secondary_status(job, "Uploading")
         output = f"{record['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{job.name}/output"
         if record["OutputDataConfig"].get("CompressionType") == "NONE":
-            self._store.upload_folder(job.folder / "model", f"{output}/model/", root=job.folder)
-            self._store.upload_folder(job.folder / "output/data", f"{output}/data/", root=job.folder)
+            self._store.upload_folder(ml / "model", f"{output}/model/", root=ml)
+            self._store.upload_folder(ml / "output/data", f"{output}/data/", root=ml)
             artifacts = f"{output}/model/"
         else:
-            self._upload_archive(job, job.folder / "model", f"{output}/model.tar.gz")
-            if any((job.folder / "output/data").iterdir()):
-                self._upload_archive(job, job.folder / "output/data", f"{output}/output.tar.gz")
+            self._upload_archive(job, ml / "model", f"{output}/model.tar.gz")
+            if any((ml / "output/data").iterdir()):
+                self._upload_archive(job, ml / "output/data", f"{output}/output.tar.gz")
             artifacts = f"{output}/model.tar.gz"
         self._set(job, "ModelArtifacts", {"S3ModelArtifacts": artifacts})
 
     def _upload_archive(self, job: Job, folder: Path, uri: str) -> None:
-        archive = job.folder.parent / uri.rsplit("/", 1)[-1]
+        archive = job.folder / uri.rsplit("/", 1)[-1]
         with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
             for path in sorted(folder.iterdir()):
                 tar.add(path, path.name)
         self._store.upload_file(archive, uri)
 
-    def _run_container(
+    def _run_containers(
         self,
         job: Job,
         *,
@@ -426,8 +464,8 @@ class Jobs:
         environment: dict[str, str],
         isolated: bool,
         lines_hook: Any,
-    ) -> tuple[int, str]:
-        """Run the job's program; returns its exit code and the last line it printed. Sets job.time_is_up."""
+    ) -> ProgramFailure | None:
+        """Run the job's program on every host to its end; returns the failure, if there was one."""
         settings = self._service.settings
         folder = image_folder(image, settings.images)
         environment = {"AWS_REGION": settings.region, "AWS_DEFAULT_REGION": settings.region, **environment}
@@ -436,40 +474,76 @@ class Jobs:
                 "AWS_ENDPOINT_URL": settings.url,
                 **identity.assume(job.record["RoleArn"], PRINCIPAL),
             }
-        group = f"/aws/sagemaker/{job.kind}Jobs"
-        stream = LogStream(group, f"{job.name}/{HOST_NAME}-{int(time.time())}", settings.account, settings.region)
-        last_line = [""]
+        environment |= job.record.get("Environment", {})
+        last_lines = dict.fromkeys(job.hosts, "")
 
-        def on_lines(lines: list[str]) -> None:
-            last_line[0] = next((line for line in reversed(lines) if line.strip()), last_line[0])
-            if lines_hook is not None:
-                lines_hook(lines)
-            stream.write(lines)
+        def spec(host: str) -> ContainerSpec:
+            group = f"/aws/sagemaker/{job.kind}Jobs"
+            stream = LogStream(group, f"{job.name}/{host}-{int(time.time())}", settings.account, settings.region)
 
-        spec = ContainerSpec(
-            image=folder,
-            command=command,
-            folder=job.folder,
-            environment=environment | job.record.get("Environment", {}),
-            output=settings.root / "logs" / f"{job.kind}Jobs" / f"{job.name}.log",
-            isolated=isolated,
-            on_lines=on_lines,
-        )
+            def on_lines(lines: list[str]) -> None:
+                last_lines[host] = next((line for line in reversed(lines) if line.strip()), last_lines[host])
+                if lines_hook is not None:
+                    lines_hook(lines)
+                stream.write(lines)
+
+            log_name = f"{job.name}.log" if len(job.hosts) == 1 else f"{job.name}.{host}.log"
+            return ContainerSpec(
+                image=folder,
+                command=command,
+                folder=job.local("/opt/ml", host),
+                environment=environment,
+                output=settings.root / "logs" / f"{job.kind}Jobs" / log_name,
+                host=host,
+                hosts=job.hosts,
+                isolated=isolated,
+                on_lines=on_lines,
+            )
+
+        specs = [spec(host) for host in job.hosts]
         with self._service.changed:
             if job.stop_requested or self._closed:
                 raise JobStopped
-            job.container = container = Container(spec)
+            for host_spec in specs:
+                job.containers[host_spec.host] = Container(host_spec)
+        return self._wait_for_programs(job, last_lines)
+
+    @staticmethod
+    def _wait_for_programs(job: Job, last_lines: dict[str, str]) -> ProgramFailure | None:
+        """Wait until every host's program has ended. The first that fails ends the others and is returned.
+
+        A program that is stopped, because the job is or because its time is up (then job.time_is_up is set), did not fail.
+        """
+        ended: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
+        waiters = [
+            threading.Thread(target=lambda host, container: ended.put((host, container.wait())), args=item, daemon=True)
+            for item in job.containers.items()
+        ]
+        for waiter in waiters:
+            waiter.start()
+        deadline = time.monotonic() + job.record["StoppingCondition"].get("MaxRuntimeInSeconds", 86400)
+        failure = None
         try:
-            code = container.wait(job.record["StoppingCondition"].get("MaxRuntimeInSeconds", 86400))
-        except subprocess.TimeoutExpired:
+            for _ in waiters:
+                host, code = ended.get(timeout=max(0.0, deadline - time.monotonic()))
+                if code != 0:
+                    failure = None if job.stop_requested else ProgramFailure(host, code, last_lines[host])
+                    break
+        except queue.Empty:
             job.time_is_up = True
-            code = container.stop(STOP_GRACE_SECONDS)
-        return code, last_line[0]
+        if (failure or job.time_is_up) and not job.stop_requested:
+            job.stop(STOP_GRACE_SECONDS)
+        for waiter in waiters:
+            waiter.join()
+        return failure
 
     @contextlib.contextmanager
-    def _synced(self, job: Job, folders: list[tuple[Path, str]]) -> Iterator[None]:
-        """Keep S3 in step with folders while the body runs, and once more at its end."""
-        synced = [_SyncedFolder(self._store, folder, uri, job.folder) for folder, uri in folders]
+    def _synced(self, job: Job, folders: list[tuple[str, str, str]]) -> Iterator[None]:
+        """Keep S3 in step with folders, each (host, path in its container, URI), while the body runs, and at its end."""
+        synced = [
+            _SyncedFolder(self._store, job.local(path, host), uri, job.local("/opt/ml", host))
+            for host, path, uri in folders
+        ]
         if not synced:
             yield
             return
@@ -539,15 +613,21 @@ class _Metrics:
                         self.last[name] = {"MetricName": name, "Value": float(match.group(1)), "Timestamp": now()}
 
 
-def _algorithm_error(message: str, last_line: str, code: int) -> str:
+def _algorithm_error(job: Job, failure: ProgramFailure, message: str) -> str:
     """The message that the program left, or else its last line; shortened so that the exit code is always shown."""
     text = message or (
-        f"See job logs for more information. Last line: {last_line}"
-        if last_line
+        f"See job logs for more information. Last line: {failure.last_line}"
+        if failure.last_line
         else "See job logs for more information"
     )
-    ending = f", exit code: {code}"
-    return f"AlgorithmError: {text}"[: LONGEST_REASON - len(ending)] + ending
+    where = f"{failure.host}: " if len(job.hosts) > 1 else ""
+    ending = f", exit code: {failure.code}"
+    return f"AlgorithmError: {where}{text}"[: LONGEST_REASON - len(ending)] + ending
+
+
+def _hosts_config(job: Job, host: str) -> dict[str, Any]:
+    """What resourceconfig.json tells a container about the job's hosts."""
+    return {"current_host": host, "hosts": job.hosts, "network_interface_name": "lo"}
 
 
 def _read_start(path: Path) -> str:
@@ -571,9 +651,11 @@ def _unsupported_in_processing(request: Request) -> list[str]:
     """What this server cannot run, or SageMaker would refuse, in a processing request; each named."""
     problems = []
     count = request["ProcessingResources"]["ClusterConfig"]["InstanceCount"]
-    if count != 1:
+    if count > MOST_HOSTS:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30
         problems.append(
-            f"ProcessingResources.ClusterConfig.InstanceCount is {count}; local AWS runs a job on 1 instance"
+            f"ProcessingResources.ClusterConfig.InstanceCount is {count}; local AWS runs up to {MOST_HOSTS} hosts of a "
+            f"processing job, which all share this machine ({os.cpu_count()} CPUs, {memory} GiB of memory)"
         )
     for item in request.get("ProcessingInputs", []):
         if "S3Input" not in item:
@@ -615,7 +697,7 @@ def _unsupported_in_training(request: Request) -> list[str]:
     if "InstanceType" not in resources or resources.get("InstanceCount") != 1:
         problems.append(
             f"ResourceConfig has InstanceType {resources.get('InstanceType')} and InstanceCount {resources.get('InstanceCount')}; "
-            "local AWS runs a job on 1 instance of a type that is named"
+            "local AWS runs a training job on 1 instance of a type that is named"
         )
     if "StoppingCondition" not in request:
         problems.append("StoppingCondition is missing")

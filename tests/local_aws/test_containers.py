@@ -3,10 +3,12 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -26,14 +28,25 @@ def isolation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return str(request.param)
 
 
-def start(folder: Path, command: str, lines: list[str], *, isolated: bool = False, image: Path = PYTHON) -> Container:
-    (folder / "ml").mkdir()
+def start(
+    folder: Path,
+    command: str,
+    lines: list[str],
+    *,
+    isolated: bool = False,
+    image: Path = PYTHON,
+    host: str = "algo-1",
+    hosts: Sequence[str] = ("algo-1",),
+) -> Container:
+    (folder / "ml").mkdir(parents=True)
     spec = ContainerSpec(
         image=image,
         command=["sh", "-c", command],
         folder=folder / "ml",
         environment={"GREETING": "hello"},
         output=folder / "log.txt",
+        host=host,
+        hosts=hosts,
         isolated=isolated,
         on_lines=lines.extend,
     )
@@ -79,6 +92,32 @@ def test_the_file_system_is_read_only_and_tmp_is_its_own(tmp_path: Path) -> None
 def test_the_host_is_algo_1_and_resolves(tmp_path: Path) -> None:
     _, lines = run(tmp_path, "hostname; getent hosts algo-1 | cut -d' ' -f1")
     assert lines == ["algo-1", "127.0.0.1"]
+
+
+def test_hosts_reach_each_other_by_name_and_may_use_the_same_port(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    script = f"""
+import socket, time
+me = socket.gethostname()
+other = {{"algo-1": "algo-2", "algo-2": "algo-1"}}[me]
+server = socket.create_server((me, {port}))
+while True:
+    try:
+        client = socket.create_connection((other, {port}))
+        break
+    except ConnectionRefusedError:
+        time.sleep(0.02)
+client.sendall(me.encode())
+print(me, "heard", server.accept()[0].recv(100).decode())
+"""
+    hosts = ["algo-1", "algo-2"]
+    lines: list[str] = []
+    containers = [
+        start(tmp_path / host, f"exec python3 -c '{script}'", lines, host=host, hosts=hosts) for host in hosts
+    ]
+    assert [container.wait(30) for container in containers] == [0, 0]
+    assert sorted(lines) == ["algo-1 heard algo-2", "algo-2 heard algo-1"]
 
 
 def test_processes_have_ids_of_their_own(tmp_path: Path) -> None:

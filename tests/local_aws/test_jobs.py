@@ -203,6 +203,163 @@ def test_a_continuous_output_is_in_s3_while_the_job_runs(server: Server, name: s
     server.sagemaker.stop_processing_job(ProcessingJobName=name)
 
 
+# ---------------------------------------------------------------------- processing on several hosts
+
+
+def on_hosts(count: int) -> dict[str, Any]:
+    return {"ClusterConfig": {"InstanceType": "ml.m5.xlarge", "InstanceCount": count, "VolumeSizeInGB": 10}}
+
+
+def log_of(server: Server, name: str, host: str) -> list[str]:
+    return server.log_lines("/aws/sagemaker/ProcessingJobs", f"{name}/{host}-")
+
+
+def test_every_host_has_its_own_opt_ml_and_log_and_knows_the_others(server: Server, name: str) -> None:
+    server.put(f"{name}/in/a", "one")
+    server.put(f"{name}/in/b", "two")
+    job = process(
+        server,
+        name,
+        "cd /opt/ml; cat processing/input/d/*; echo; hostname; echo $(cat config/resourceconfig.json);"
+        "echo $(cat config/processingjobconfig.json); touch processing/mine; ls processing",
+        inputs={"d": f"s3://{BUCKET}/{name}/in/"},
+        ProcessingResources=on_hosts(3),
+    )
+    assert job["ProcessingJobStatus"] == "Completed"
+    for host in ("algo-1", "algo-2", "algo-3"):
+        content, host_name, resources, request, *files = log_of(server, name, host)
+        assert (content, host_name) == ("onetwo", host)
+        assert json.loads(resources)["current_host"] == host
+        assert json.loads(resources)["hosts"] == ["algo-1", "algo-2", "algo-3"]
+        assert json.loads(request)["ProcessingResources"] == on_hosts(3)
+        assert files == ["input", "mine"]
+        log = server.root / "run/logs/ProcessingJobs" / f"{name}.{host}.log"
+        assert log.read_text().splitlines()[1] == host
+
+
+def test_a_sharded_input_is_dealt_out_in_the_order_of_its_keys(server: Server, name: str) -> None:
+    for key in ("a", "b/x", "b-y", "c", "d"):
+        server.put(f"{name}/in/{key}", key)
+    request = processing(
+        "cd /opt/ml/processing/input; find all -type f | wc -l; find part -type f | sort",
+        inputs={"all": f"s3://{BUCKET}/{name}/in", "part": f"s3://{BUCKET}/{name}/in"},
+        ProcessingResources=on_hosts(3),
+    )
+    request["ProcessingInputs"][1]["S3Input"]["S3DataDistributionType"] = "ShardedByS3Key"
+    server.sagemaker.create_processing_job(ProcessingJobName=name, **request)
+    assert server.processing_job(name)["ProcessingJobStatus"] == "Completed"
+    assert log_of(server, name, "algo-1") == ["5", "part/a", "part/c"]
+    assert log_of(server, name, "algo-2") == ["5", "part/b-y", "part/d"]
+    assert log_of(server, name, "algo-3") == ["5", "part/b/x"]
+
+
+def test_a_host_without_a_share_finds_an_empty_folder(server: Server, name: str) -> None:
+    server.put(f"{name}/in/only", "x")
+    request = processing(
+        "ls -R /opt/ml/processing/input/d", inputs={"d": f"s3://{BUCKET}/{name}/in/"}, ProcessingResources=on_hosts(2)
+    )
+    request["ProcessingInputs"][0]["S3Input"]["S3DataDistributionType"] = "ShardedByS3Key"
+    server.sagemaker.create_processing_job(ProcessingJobName=name, **request)
+    assert server.processing_job(name)["ProcessingJobStatus"] == "Completed"
+    assert log_of(server, name, "algo-1") == ["/opt/ml/processing/input/d:", "only"]
+    assert log_of(server, name, "algo-2") == ["/opt/ml/processing/input/d:"]
+
+
+def test_the_outputs_of_all_hosts_arrive_and_the_last_host_wins(server: Server, name: str) -> None:
+    job = process(
+        server,
+        name,
+        # algo-1 writes last, and still algo-3 is uploaded last.
+        "[ $(hostname) = algo-1 ] && sleep 0.5; cd /opt/ml/processing/output/o; hostname | tee same $(hostname)",
+        outputs={"o": f"s3://{BUCKET}/{name}/o"},
+        ProcessingResources=on_hosts(3),
+    )
+    assert job["ProcessingJobStatus"] == "Completed"
+    assert server.keys(f"{name}/o") == [f"{name}/o/{file}" for file in ("algo-1", "algo-2", "algo-3", "same")]
+    assert server.get(f"{name}/o/algo-2") == "algo-2\n"
+    assert server.get(f"{name}/o/same") == "algo-3\n"
+
+
+def test_continuous_outputs_of_all_hosts_arrive(server: Server, name: str) -> None:
+    request = processing(
+        "hostname > /opt/ml/processing/output/o/$(hostname)",
+        outputs={"o": f"s3://{BUCKET}/{name}/o"},
+        ProcessingResources=on_hosts(2),
+    )
+    request["ProcessingOutputConfig"]["Outputs"][0]["S3Output"]["S3UploadMode"] = "Continuous"
+    server.sagemaker.create_processing_job(ProcessingJobName=name, **request)
+    assert server.processing_job(name)["ProcessingJobStatus"] == "Completed"
+    assert server.keys(f"{name}/o") == [f"{name}/o/algo-1", f"{name}/o/algo-2"]
+
+
+# Says when it is ready for SIGTERM, waits for it, and ends with a message and an exit code of its own.
+UNTIL_TERM = "trap 'echo told; echo bye > /opt/ml/output/message; exit 5' TERM; echo up; while :; do sleep 0.02; done"
+
+
+def wait_until_up(server: Server, name: str, *hosts: int) -> None:
+    logs = [server.root / "run/logs/ProcessingJobs" / f"{name}.algo-{host}.log" for host in hosts]
+    server.wait_for(lambda: all(log.exists() and log.read_text() == "up\n" for log in logs))
+
+
+def test_one_host_of_three_that_fails_fails_the_job_and_ends_the_others(server: Server, name: str) -> None:
+    failing = "until [ -e /opt/ml/fail ]; do sleep 0.02; done; echo part 2 is broken > /opt/ml/output/message; exit 3"
+    request = processing(
+        f"if [ $(hostname) = algo-2 ]; then {failing}; fi; {UNTIL_TERM}",
+        outputs={"o": f"s3://{BUCKET}/{name}/o"},
+        ProcessingResources=on_hosts(3),
+    )
+    server.sagemaker.create_processing_job(ProcessingJobName=name, **request)
+    wait_until_up(server, name, 1, 3)
+    (server.root / f"run/jobs/processing-{name}/algo-2/ml/fail").touch()
+    job = server.processing_job(name)
+    assert job["ProcessingJobStatus"] == "Failed"
+    assert job["FailureReason"] == "AlgorithmError: algo-2: part 2 is broken, exit code: 3"
+    assert job["ExitMessage"] == "bye"  # of algo-1, the first host that left one
+    assert log_of(server, name, "algo-1") == log_of(server, name, "algo-3") == ["up", "told"]
+    assert server.keys(f"{name}/o") == []
+    assert not list((server.root / "run/jobs").glob(f"*{name}*"))
+
+
+def test_without_a_message_the_reason_holds_the_last_line_of_the_host_that_failed(server: Server, name: str) -> None:
+    command = "[ $(hostname) = algo-1 ] && echo fine && exit 0; sleep 0.2; echo 'ValueError: bad'; exit 1"
+    job = process(server, name, command, ProcessingResources=on_hosts(2))
+    assert job["FailureReason"] == (
+        "AlgorithmError: algo-2: See job logs for more information. Last line: ValueError: bad, exit code: 1"
+    )
+
+
+def test_the_exit_message_is_that_of_the_first_host_that_left_one(server: Server, name: str) -> None:
+    command = "[ $(hostname) = algo-1 ] || hostname > /opt/ml/output/message"
+    job = process(server, name, command, ProcessingResources=on_hosts(3))
+    assert (job["ProcessingJobStatus"], job["ExitMessage"]) == ("Completed", "algo-2")
+
+
+def test_stopping_a_job_stops_all_its_hosts(server: Server, name: str) -> None:
+    request = processing(UNTIL_TERM, ProcessingResources=on_hosts(3))
+    server.sagemaker.create_processing_job(ProcessingJobName=name, **request)
+    wait_until_up(server, name, 1, 2, 3)
+    server.sagemaker.stop_processing_job(ProcessingJobName=name)
+    job = server.processing_job(name)
+    assert (job["ProcessingJobStatus"], job.get("FailureReason")) == ("Stopped", None)
+    for host in ("algo-1", "algo-2", "algo-3"):
+        assert log_of(server, name, host) == ["up", "told"]
+
+
+def test_hosts_that_run_too_long_are_all_stopped(server: Server, name: str) -> None:
+    request = {"ProcessingResources": on_hosts(2), "StoppingCondition": {"MaxRuntimeInSeconds": 1}}
+    job = process(server, name, f"[ $(hostname) = algo-1 ] && exit 0; {UNTIL_TERM}", **request)
+    assert job["ProcessingJobStatus"] == "Stopped"
+    assert "MaxRuntimeInSeconds (1 s)" in job["ExitMessage"]
+    assert log_of(server, name, "algo-2") == ["up", "told"]
+
+
+def test_more_hosts_than_the_machine_is_meant_for_are_refused(server: Server, name: str) -> None:
+    with pytest.raises(ClientError, match=r"InstanceCount is 9; .* up to 8 hosts .* \(\d+ CPUs, \d+ GiB of memory\)"):
+        server.sagemaker.create_processing_job(
+            ProcessingJobName=name, **processing("true", ProcessingResources=on_hosts(9))
+        )
+
+
 # ---------------------------------------------------------------------- training
 
 
