@@ -14,11 +14,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 ENTER_CONTAINER = Path(__file__).with_name("enter_container.py")
 HOST_NAME = "algo-1"
@@ -194,6 +194,19 @@ class Container:
             Exception
         ):  # somebody deleted the log group, say: the output must be read on, or the container would block
             log.exception("%d lines are only in %s", len(lines), spec.output)
+
+
+class Stoppable(Protocol):
+    def stop(self, grace: float) -> object: ...
+
+
+def stop_together(running: Iterable[Stoppable], grace: float) -> None:
+    """Stop all at the same time, with `grace` seconds from SIGTERM to SIGKILL; returns when all have ended."""
+    stoppers = [threading.Thread(target=one.stop, args=(grace,)) for one in running]
+    for stopper in stoppers:
+        stopper.start()
+    for stopper in stoppers:
+        stopper.join()
 
 
 def _children(process: int) -> list[int]:

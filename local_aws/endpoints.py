@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from local_aws import identity
-from local_aws.containers import Container, ContainerError, ContainerSpec, LogStream, image_folder
+from local_aws.containers import Container, ContainerError, ContainerSpec, LogStream, image_folder, stop_together
 from local_aws.object_store import ObjectStore, ObjectStoreError
 from local_aws.registry import Registry
 from local_aws.sagemaker_api import (
@@ -227,11 +227,7 @@ class Fleet:
             raise EndpointFailed(str(error)) from None
 
     def stop(self, grace: float) -> None:
-        stoppers = [threading.Thread(target=variant.stop, args=(grace,)) for variant in self.variants]
-        for stopper in stoppers:
-            stopper.start()
-        for stopper in stoppers:
-            stopper.join()
+        stop_together(self.variants, grace)
 
     def choose(self, target: str | None) -> Variant | None:
         """The variant that gets a request: the one asked for, else one by weight."""
@@ -388,11 +384,7 @@ class Endpoints:
         """End every serving process."""
         with self._service.changed:
             fleets = list(self._fleets)
-        stoppers = [threading.Thread(target=fleet.stop, args=(SHUTDOWN_GRACE_SECONDS,)) for fleet in fleets]
-        for stopper in stoppers:
-            stopper.start()
-        for stopper in stoppers:
-            stopper.join()
+        stop_together(fleets, SHUTDOWN_GRACE_SECONDS)
 
     # ------------------------------------------------------------------ life of an endpoint
 

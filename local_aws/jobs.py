@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from local_aws import identity
-from local_aws.containers import HOST_NAME, Container, ContainerError, ContainerSpec, LogStream, image_folder
+from local_aws.containers import (
+    HOST_NAME,
+    Container,
+    ContainerError,
+    ContainerSpec,
+    LogStream,
+    image_folder,
+    stop_together,
+)
 from local_aws.object_store import ObjectStore, ObjectStoreError
 from local_aws.sagemaker_api import (
     PRINCIPAL,
@@ -105,12 +113,7 @@ class Job:
 
     def stop(self, grace: float) -> None:
         """Stop the program of every host at the same time, as Container.stop does; returns when all have ended."""
-        running = [container for container in self.containers.values() if container.running]
-        stoppers = [threading.Thread(target=container.stop, args=(grace,)) for container in running]
-        for stopper in stoppers:
-            stopper.start()
-        for stopper in stoppers:
-            stopper.join()
+        stop_together([container for container in self.containers.values() if container.running], grace)
 
 
 class Jobs:
@@ -176,11 +179,7 @@ class Jobs:
             running = [job for job in self._jobs.values() if not job.ended]
             for job in running:
                 job.stop_requested = True
-        stoppers = [threading.Thread(target=job.stop, args=(SHUTDOWN_GRACE_SECONDS,)) for job in running]
-        for stopper in stoppers:
-            stopper.start()
-        for stopper in stoppers:
-            stopper.join()
+        stop_together(running, SHUTDOWN_GRACE_SECONDS)
 
     # ------------------------------------------------------------------ state
 
