@@ -14,9 +14,11 @@ from cli.console import CommandError
 from config.settings import load
 
 RUN = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
 from cli import local
 from config.settings import load
+# As in a terminal: what a shell starts in the background inherits an ignored SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with local.running(load("local"), pathlib.Path(sys.argv[1])) as aws:
     print(aws.pid, flush=True)
     time.sleep(60)
