@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: setup  ## the whole product on this machine: deploy, train, evaluate, register, serve (MODE=instruction|domain)
+demo: setup  ## the whole product on this machine: deploy, train, evaluate, register, serve (MODE=instruction|domain|chat)
 	@$(BIN)/python -m cli demo --mode $(MODE)
 
 local: setup  ## start AWS on this machine with our stacks deployed, and stay
