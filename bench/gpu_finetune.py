@@ -171,6 +171,7 @@ def ours(
 ) -> dict[str, Any]:
     import torch
 
+    from pipeline_steps.contract.hyperparameters import Hyperparameters
     from pipeline_steps.training.attention import Documents, on_device
     from pipeline_steps.training.decoder import Decoder
     from pipeline_steps.training.optimizer import optimizer_for
@@ -192,11 +193,14 @@ def ours(
                     for part, rows in projection.parts.items()
                 }
             )
-            projection.reset_adapters(torch.Generator().manual_seed(0))
+    model.reset_adapters(seed=0)
     model.recompute = recompute  # type: ignore[assignment]
     model.train()
     parameters = model.trained_parameters()
-    optimizer = optimizer_for(parameters, method, learning_rate=1e-5 if method == "full" else 1e-4, weight_decay=0.0)
+    settings = Hyperparameters(
+        peft_type="None" if method == "full" else "lora", learning_rate=1e-5 if method == "full" else 1e-4
+    )
+    optimizer = optimizer_for(parameters, settings)
     torch.cuda.empty_cache()
     meter = Meter()
 

@@ -1,27 +1,38 @@
 """FineTune: training split + base model -> adapter and merged model, with the prompt template beside the weights.
 
-in    channels train/ and validation/ (a dataset's splits), model/ (an imported base model); hyperparameters.json
-out   model/    merged model and tokenizer at the root, adapter/, prompt_template.json, hyperparameters.json,
+in    channels train/ and validation/ (a dataset's splits), model/ (an imported base model); hyperparameters.json;
+      checkpoints/ of this run, if it was interrupted
+out   model/    adapter/, then the merged model and tokenizer at the root, prompt_template.json, hyperparameters.json,
                 training.json (loss curve, speed, ancestors), written last
 """
 
 import argparse
 import json
 import math
-import random
+import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline_steps.contract import dataset, files, hyperparameters, json_files
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.hyperparameters import Hyperparameters
 from pipeline_steps.contract.progress import report
-from pipeline_steps.encoding import Encoded, pad, read_encoded, row_losses, token_losses
-from pipeline_steps.models import base_model_digest, load_model, load_tokenizer
+from pipeline_steps.encoding import Encoded, read_encoded
+from pipeline_steps.models import base_model_digest, load_tokenizer
 from pipeline_steps.text_encoder import TextEncoder
+
+if TYPE_CHECKING:
+    from pipeline_steps.training.decoder import Decoder
+    from pipeline_steps.training.distributed import World
+
+CPU_TOKENS = 2048  # of a stream where there is no GPU whose memory would say
+EVALUATION_SHARE = 0.1  # of the training's time, at most
+MOST_EVALUATIONS = 10
+TREND_STEPS = 10  # whose mean loss tells whether training falls apart
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,25 @@ class FineTuneJob:
     model: Path
     output: Path
     hyperparameters: Hyperparameters
+    checkpoints: Path | None = None
+
+
+@dataclass
+class History:
+    """What the training has seen so far; it survives an interruption with the checkpoint."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)  # of each step, nats per learned token
+    validations: list[tuple[int, float]] = field(default_factory=list)  # step and loss; step 0 is the base model
+    best_step: int = 0  # 0: none yet
+    best_loss: float = math.inf
+    without_improvement: int = 0
+
+
+class Interrupted(Exception):
+    """The service ends this job; its checkpoint is written."""
 
 
 def main(arguments: list[str]) -> None:
@@ -39,10 +69,24 @@ def main(arguments: list[str]) -> None:
         "--input", type=Path, default=Path("/opt/ml/input"), help="config/ and data/ as SageMaker lays them"
     )
     parser.add_argument("--output", type=Path, default=Path("/opt/ml/model"))
+    parser.add_argument(
+        "--checkpoints", type=Path, default=Path("/opt/ml/checkpoints"), help="used if the folder exists"
+    )
     options = parser.parse_args(arguments)
     texts = json.loads((options.input / "config" / "hyperparameters.json").read_text(encoding="utf-8"))
+    settings = hyperparameters.parse(texts)
+
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # lengths differ from step to step
+    from pipeline_steps.training import distributed
+
+    distributed.launch_everywhere(options.input / "config" / "resourceconfig.json", arguments)
     data = options.input / "data"
-    run(FineTuneJob(data / "train", data / "validation", data / "model", options.output, hyperparameters.parse(texts)))
+    checkpoints = options.checkpoints if options.checkpoints.is_dir() else None
+    job = FineTuneJob(data / "train", data / "validation", data / "model", options.output, settings, checkpoints)
+    try:
+        run(job)
+    except Interrupted as interrupted:
+        print(interrupted, flush=True)
 
 
 def run(job: FineTuneJob) -> None:
@@ -57,90 +101,36 @@ def run(job: FineTuneJob) -> None:
             "both channels must come from the same preparation"
         )
     model_digest = base_model_digest(job.model)
-
-    # 2. Tokens, each with its training decision: PrepareData made them, while no GPU waited.
-    import torch
-
-    torch.manual_seed(settings.seed)
     tokenizer = load_tokenizer(job.model)
     encoder = TextEncoder.of(tokenizer)
-    train = read_encoded(job.train, info, encoder, settings.max_input_length)
-    validation = read_encoded(job.validation, validation_info, encoder, settings.max_input_length)
 
-    # 3. Model.
-    model = load_model(job.model)
-    if settings.peft_type == "lora":
-        model = with_adapter(model, settings)
-    trained_parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    print(
-        f"{len(train)} rows with {sum(len(one.ids) for one in train)} tokens, of which "
-        f"{sum(one.trained_tokens for one in train)} are learned; "
-        f"{sum(parameter.numel() for parameter in trained_parameters):,} trained weights on {model.device}",
-        flush=True,
+    # 2. Tokens, each with its training decision: PrepareData made them, while no GPU waited.
+    train = _some(read_encoded(job.train, info, encoder, settings.max_input_length), settings.max_train_samples)
+    validation = _some(
+        read_encoded(job.validation, validation_info, encoder, settings.max_input_length), settings.max_val_samples
     )
+    if settings.train_on_prompt:
+        train = [Encoded(row.ids, row.ids) for row in train]
 
-    # 4. Optimizer and its schedule, counted in optimizer steps.
-    rows_per_step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-    total_steps = max(1, math.ceil(len(train) * settings.epoch / rows_per_step))
-    optimizer = torch.optim.AdamW(
-        trained_parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.999)
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_share(step, total_steps, settings)
-    )
+    # 3. The devices, and the model on them.
+    from pipeline_steps.training.distributed import World
 
-    # 5. Train.
-    batches = endless_batches(train, settings)
-    curve: list[dict[str, float]] = []
-    initial_loss = evaluate_loss(model, validation, tokenizer.pad_token_id, settings.per_device_train_batch_size)
-    started, tokens_seen = time.monotonic(), 0
-    model.train()
-    for step in range(1, total_steps + 1):
-        micro_batches = [next(batches) for _ in range(settings.gradient_accumulation_steps)]
-        trained_tokens = sum(one.trained_tokens for batch in micro_batches for one in batch)
-        loss_nats = 0.0
-        for batch in micro_batches:
-            ids, mask, labels = (part.to(model.device) for part in pad(batch, tokenizer.pad_token_id))
-            losses, _ = token_losses(model, ids, mask, labels)
-            loss = losses.sum() / trained_tokens  # by real tokens over the whole step, however it is cut
-            loss.backward()
-            loss_nats += loss.item()
-        if not math.isfinite(loss_nats):
-            raise StepError(
-                f"the training loss is {loss_nats} at step {step} of {total_steps} (learning rate "
-                f"{settings.learning_rate:g}); the weights are lost: lower learning_rate or max_grad_norm, or check the data"
-            )
-        torch.nn.utils.clip_grad_norm_(trained_parameters, settings.max_grad_norm)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
+    world = World.join()
+    try:
+        training = Training(job, world, train, validation)
+        training.run({"dataset": info.dataset_digest, "base_model": model_digest})
+        training.write_model()
+    finally:
+        world.leave()
+    if not world.first:
+        return
 
-        tokens_seen += sum(len(one.ids) for batch in micro_batches for one in batch)
-        seconds = time.monotonic() - started
-        curve.append({"step": step, "train_loss": loss_nats})
-        if step % settings.logging_steps == 0 or step == total_steps:
-            report(
-                "train",
-                step,
-                total_steps,
-                train_loss=loss_nats,
-                tokens_per_second=tokens_seen / seconds,
-                learning_rate=schedule.get_last_lr()[0],
-                seconds_left=seconds / step * (total_steps - step),
-            )
-    seconds = time.monotonic() - started
-    final_loss = evaluate_loss(model, validation, tokenizer.pad_token_id, settings.per_device_train_batch_size)
-    print(f"eval_loss={final_loss:.6g} (before: {initial_loss:.6g}), nats per trained token", flush=True)
-
-    # 6. Outputs: the adapter first, since a failed merge must not cost the training; the report last.
-    if settings.peft_type == "lora":
-        model.save_pretrained(job.output / files.ADAPTER_FOLDER)
-        model = model.merge_and_unload()
-    model.save_pretrained(job.output)
+    # 4. What belongs to the weights; the report last.
     tokenizer.save_pretrained(job.output)
     if info.template:
         json_files.write(job.output / files.PROMPT_TEMPLATE_FILE, {"schema_version": 1, **info.template.to_dict()})
     json_files.write(job.output / files.HYPERPARAMETERS_FILE, {"schema_version": 1, **asdict(settings)})
+    history = training.history
     json_files.write(
         job.output / files.TRAINING_FILE,
         {
@@ -148,60 +138,389 @@ def run(job: FineTuneJob) -> None:
             "dataset_digest": info.dataset_digest,
             "base_model_digest": model_digest,
             "tuning_mode": info.tuning_mode,
+            "method": settings.method,
+            "devices": world.size,
             "rows": len(train),
-            "steps": total_steps,
-            "tokens": tokens_seen,
-            "tokens_per_second": round(tokens_seen / seconds, 1),
-            "seconds": round(seconds, 1),
-            "validation_loss": {"before": initial_loss, "after": json_files.finite_or_none(final_loss)},
-            "curve": curve,
+            "steps": history.step,
+            "ended_by": training.ended_by,
+            "tokens": history.tokens,
+            "tokens_per_second": round(history.tokens / history.seconds, 1),
+            "seconds": round(history.seconds, 1),
+            "best_step": history.best_step,
+            "validation_loss": {
+                "before": history.validations[0][1],
+                "after": json_files.finite_or_none(training.kept_loss),
+            },
+            "validation": [
+                {"step": step, "loss": json_files.finite_or_none(loss)} for step, loss in history.validations
+            ],
+            "curve": [{"step": step, "train_loss": loss} for step, loss in enumerate(history.losses, start=1)],
         },
     )
 
 
-def with_adapter(model: Any, settings: Hyperparameters) -> Any:
-    """The model with a LoRA adapter on every linear layer; only the adapter is trained."""
-    from peft import LoraConfig, get_peft_model
+class Training:
+    """Steps, evaluations and checkpoints of one run."""
 
-    return get_peft_model(
-        model,
-        LoraConfig(
-            task_type="CAUSAL_LM",
-            target_modules="all-linear",
-            r=settings.lora_r,
-            lora_alpha=settings.lora_alpha,
-            lora_dropout=settings.lora_dropout,
-        ),
-    )
+    def __init__(
+        self, job: FineTuneJob, world: "World", train: Sequence[Encoded], validation: Sequence[Encoded]
+    ) -> None:
+        from transformers import AutoConfig
+
+        from pipeline_steps.training import batches, decoder, distributed, memory, merge, optimizer, projections
+
+        self.job, self.world, self.train, self.validation = job, world, train, validation
+        self.settings = settings = job.hyperparameters
+        self.lengths = [len(row.ids) for row in train]
+        self.plan = batches.Plan.of(len(train), world.size, settings)
+        config = AutoConfig.from_pretrained(job.model)
+        decoder.check_supported(config)
+        longest = max(*self.lengths, *(len(row.ids) for row in validation))
+        window = getattr(config, "sliding_window", None)
+        if window and longest > window:
+            raise StepError(
+                f"the longest row has {longest} tokens, this model attends to {window} only; "
+                f"set max_input_length to {window} or less and prepare the data again"
+            )
+
+        # What fits, before anything is loaded.
+        method: Any = settings.method
+        if world.device.type == "cuda":
+            memory_plan = memory.plan(
+                config, method, settings.lora_r, longest, distributed.gpu_bytes(world.device), world.size,
+                settings.gradient_checkpointing,
+            )  # fmt: skip
+            self.tokens, recompute = memory_plan.tokens, memory_plan.recompute
+            self._say(
+                f"about {memory_plan.bytes / 1e9:.1f} GB of GPU memory: streams of {self.tokens} tokens, "
+                f"computing again: {recompute}"
+            )
+        else:
+            self.tokens, recompute = max(CPU_TOKENS, longest), "nothing"
+
+        import torch
+
+        tuning = projections.Tuning(method, settings.lora_r, settings.lora_alpha, settings.lora_dropout)
+        with torch.device("meta"):
+            self.model: Decoder = decoder.Decoder(config, tuning)
+        self.in_shards = distributed.sharded(self.model, world)
+        if self.in_shards:
+            distributed.shard(self.model, world)
+        self.model.to_empty(device=world.device)
+        self.model.load(merge.checkpoint_tensors(job.model))
+        self.model.reset_adapters(settings.seed)
+        self.model.recompute = recompute
+        self.called = distributed.replicate(self.model, world)
+        self.parameters = self.model.trained_parameters()
+        self.optimizer = optimizer.optimizer_for(self.parameters, settings)
+        self.interruption = distributed.Interruption()
+        self.history = History()
+        self.ended_by = "all steps done"
+        self.best: list[Any] | None = None
+        weights = sum(parameter.numel() for parameter in self.parameters)
+        self._say(
+            f"{len(train)} rows with {sum(self.lengths)} tokens, of which {sum(row.trained_tokens for row in train)} "
+            f"are learned; {weights:,} trained weights ({settings.method}), {self.plan.steps} steps of "
+            f"{self.plan.rows_per_step} rows, {world.size} x {world.device.type}"
+        )
+
+    # ---------------------------------------------------------------- the loop
+
+    def run(self, ancestors: dict[str, str]) -> None:
+        """Train, or go on where a checkpoint was written. Raises Interrupted after SIGTERM."""
+        from pipeline_steps.training.checkpoints import Checkpoints
+
+        settings, history = self.settings, self.history
+        checkpoints = None
+        if self.job.checkpoints is not None:
+            what = {**ancestors, **asdict(settings), "devices": self.world.size}
+            checkpoints = Checkpoints(
+                self.job.checkpoints, what, self.world, self.in_shards, settings.save_steps, settings.save_total_limit
+            )
+            self._resume(checkpoints)
+        if not history.validations:
+            history.validations.append((0, self._validation_loss()))
+        evaluate_at = self._evaluation_steps()
+        before, started = history.seconds, time.monotonic()
+        pending = None  # a step's loss is read when the next is under way: the device never waits for the host
+        self.model.train()
+        while history.step < self.plan.steps and self.ended_by == "all steps done":
+            step = history.step + 1
+            loss = self._step(step)
+            if pending is not None:
+                self._record(*pending)
+            pending = (step, loss)
+            history.step = step
+            history.seconds = before + time.monotonic() - started
+            last = step == self.plan.steps
+            out_of_time = bool(settings.max_hours) and history.seconds > settings.max_hours * 3600
+            due = checkpoints is not None and checkpoints.due(step)
+            interrupted, out_of_time, due = self.world.any(self.interruption.heard, out_of_time, due)
+            if step in evaluate_at or last or out_of_time or interrupted or due:
+                self._record(*pending)
+                pending = None
+            if out_of_time:
+                self.ended_by = f"the limit of {settings.max_hours:g} hours"
+            if step in evaluate_at or last or out_of_time:
+                self._evaluate(step)
+            if checkpoints is not None and (due or interrupted):
+                self._save(checkpoints)
+            if interrupted:
+                self._interrupt(saved=checkpoints is not None)
+        history.seconds = before + time.monotonic() - started
+        self.kept_loss = history.validations[-1][1]
+        if settings.load_best_model_at_end and self.best is not None and history.best_step != history.step:
+            self._say(f"keeping step {history.best_step}: validation loss {history.best_loss:.6g}")
+            self._restore(self.best)
+            self.kept_loss = history.best_loss
+        self._say(
+            f"ended by {self.ended_by}; validation loss {self.kept_loss:.6g} (before: {history.validations[0][1]:.6g}), "
+            "nats per learned token"
+        )
+
+    def _step(self, step: int) -> Any:
+        """One optimizer step; returns its loss, still on the device."""
+        import torch
+
+        from pipeline_steps.training import batches, distributed, optimizer
+
+        torch.manual_seed(self.settings.seed * 1_000_003 + step * 1009 + self.world.rank)  # dropout's draws
+        rows = self.plan.rows_of(step - 1)
+        learned = sum(self.train[row].trained_tokens for row in rows)
+        streams = batches.divide(rows, self.lengths, self.world.size, self.tokens)[self.world.rank]
+        total = torch.zeros((), device=self.world.device)
+        try:
+            for number, places in enumerate(streams, start=1):
+                stream = batches.Stream.of([self.train[place] for place in places], self.world.device)
+                with distributed.unless_last(self.called, number == len(streams)):
+                    loss = stream.loss(self.called) / learned
+                    # Devices average their gradients; each divided by the tokens of all, so they must be summed.
+                    (loss * self.world.size).backward()
+                total += loss.detach()
+        except torch.OutOfMemoryError as error:
+            raise StepError(self._out_of_memory(step, error)) from error
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+        rate = self.settings.learning_rate * optimizer.learning_rate_share(step - 1, self.plan.steps, self.settings)
+        optimizer.set_learning_rate(self.optimizer, rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.history.tokens += sum(self.lengths[row] for row in rows)
+        del norm
+        return self.world.sum(total)
+
+    def _record(self, step: int, loss_on_device: Any) -> None:
+        """Read a step's loss, end the training if it falls apart, and say how far it is."""
+        from pipeline_steps.training import optimizer
+
+        settings, history = self.settings, self.history
+        if len(history.losses) >= step:
+            return
+        loss = float(loss_on_device)
+        advice = f"(learning rate {settings.learning_rate:g}, max_grad_norm {settings.max_grad_norm:g})"
+        if not math.isfinite(loss):
+            raise StepError(
+                f"the training loss is {loss} at step {step} of {self.plan.steps} {advice}; the weights are lost: "
+                "lower learning_rate or max_grad_norm, or check the data"
+            )
+        history.losses.append(loss)
+        trend = deque(history.losses, maxlen=TREND_STEPS)
+        if len(history.losses) >= 2 * TREND_STEPS:
+            first = sum(history.losses[:TREND_STEPS]) / TREND_STEPS
+            now = sum(trend) / TREND_STEPS
+            if now > 2 * first + 2:
+                raise StepError(
+                    f"the training loss has risen from {first:.4g} to {now:.4g} nats per token at step {step} of "
+                    f"{self.plan.steps} {advice}: it falls apart; lower learning_rate or max_grad_norm"
+                )
+        if step == 1 or step % settings.logging_steps == 0 or step == self.plan.steps:
+            share = optimizer.learning_rate_share(step - 1, self.plan.steps, settings)
+            if self.world.first:
+                report(
+                    "train",
+                    step,
+                    self.plan.steps,
+                    train_loss=loss,
+                    tokens_per_second=history.tokens / history.seconds,
+                    learning_rate=settings.learning_rate * share,
+                    seconds_left=history.seconds / history.step * (self.plan.steps - history.step),
+                )
+
+    # ---------------------------------------------------------------- evaluation
+
+    def _evaluation_steps(self) -> set[int]:
+        """After which steps the validation loss is measured; always after the last one."""
+        settings, steps = self.settings, self.plan.steps
+        if settings.evaluation_strategy == "no":
+            return set()
+        if settings.evaluation_strategy == "epoch":
+            epochs = math.floor(self.plan.epochs_at(steps))
+            return {math.ceil(self.plan.rows * epoch / self.plan.rows_per_step) for epoch in range(1, epochs + 1)}
+        if settings.eval_steps:
+            return set(range(settings.eval_steps, steps, settings.eval_steps))
+        # A forward alone is a third of a step's work.
+        training = 3 * sum(self.lengths) * self.plan.epochs_at(steps)
+        validation = sum(len(row.ids) for row in self.validation)
+        times = max(1, min(MOST_EVALUATIONS, int(EVALUATION_SHARE * training / validation), steps))
+        return {round(steps * number / times) for number in range(1, times + 1)}
+
+    def _validation_loss(self) -> float:
+        """Nats per learned token of the validation rows. Each device measures its share of them."""
+        import torch
+
+        from pipeline_steps.training import batches
+
+        self.model.eval()
+        lengths = [len(row.ids) for row in self.validation]
+        shares = batches.divide(range(len(lengths)), lengths, self.world.size, self.tokens)[self.world.rank]
+        total = torch.zeros((), device=self.world.device)
+        with torch.no_grad():
+            for places in shares:
+                total += batches.Stream.of([self.validation[place] for place in places], self.world.device).loss(
+                    self.model
+                )
+        self.model.train()
+        return float(self.world.sum(total)) / sum(row.trained_tokens for row in self.validation)
+
+    def _evaluate(self, step: int) -> None:
+        """Measure, keep the best, and end the training when it no longer improves."""
+        settings, history = self.settings, self.history
+        if history.validations[-1][0] == step:
+            return
+        loss = self._validation_loss()
+        history.validations.append((step, loss))
+        self._say(f"eval_loss={loss:.6g} step={step}")
+        if loss < history.best_loss - settings.early_stopping_threshold:
+            history.without_improvement = 0
+        else:
+            history.without_improvement += 1
+        if loss < history.best_loss:
+            history.best_loss, history.best_step = loss, step
+            if settings.load_best_model_at_end:
+                self.best = [_local(parameter).detach().cpu().clone() for parameter in self.parameters]
+        if settings.evaluation_strategy != "no" and history.without_improvement >= settings.early_stopping_patience:
+            self.ended_by = (
+                f"early stopping at step {step} of {self.plan.steps}: {history.without_improvement} evaluations in a "
+                f"row did not improve on {history.best_loss:.6g}"
+            )
+
+    # ---------------------------------------------------------------- survival
+
+    def _save(self, checkpoints: Any) -> None:
+        import torch
+
+        tensors = {
+            "parameters": [_local(parameter).detach().cpu() for parameter in self.parameters],
+            "optimizer": _on_cpu(self.optimizer.state_dict()),
+            "best": self.best or [],
+        }
+        torch.cuda.synchronize() if self.world.device.type == "cuda" else None
+        state = {"history": {**asdict(self.history), "best_loss": json_files.finite_or_none(self.history.best_loss)}}
+        checkpoints.save(self.history.step, tensors, state)
+
+    def _resume(self, checkpoints: Any) -> None:
+        found = checkpoints.newest()
+        if found is None:
+            return
+        state, tensors = found
+        values = state["history"]
+        best = values["best_loss"]
+        validations = [(step, loss) for step, loss in values["validations"]]
+        self.history.__dict__.update(
+            {**values, "best_loss": math.inf if best is None else best, "validations": validations}
+        )
+        self._restore(tensors["parameters"])
+        self.best = tensors["best"] or None
+        self.optimizer.load_state_dict(tensors["optimizer"])
+        self._say(f"going on after step {self.history.step} of {self.plan.steps}, where a checkpoint was written")
+
+    def _restore(self, values: list[Any]) -> None:
+        import torch
+
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, values, strict=True):
+                _local(parameter).copy_(value)
+
+    def _interrupt(self, saved: bool) -> None:
+        """Leave what there is: the best adapter so far, for whoever stopped the job, and word of the checkpoint."""
+        if self.best is not None:
+            self._restore(self.best)
+        if self.settings.method != "full":
+            self._write_adapter()
+        where = "its checkpoint is written" if saved else "there is no checkpoint location, so a new start begins anew"
+        raise Interrupted(f"interrupted after step {self.history.step} of {self.plan.steps}; {where}")
+
+    def _out_of_memory(self, step: int, error: Exception) -> str:
+        return (
+            f"the GPU's memory ran out at step {step} of {self.plan.steps} with streams of {self.tokens} tokens, "
+            f"computing again: {self.model.recompute}; set gradient_checkpointing True, shorten max_input_length (now "
+            f"{self.settings.max_input_length}), use bits 4, or an instance type with more GPU memory. {error}"
+        )
+
+    # ---------------------------------------------------------------- output
+
+    def write_model(self) -> None:
+        """The adapter first, since a failed merge must not cost the training; then the merged, or the tuned, model."""
+        from pipeline_steps.training import merge
+
+        output = self.job.output
+        if self.settings.method == "full":
+            weights = dict(self.model.weights())  # gathers shards, so on every device
+            if self.world.first:
+                from huggingface_hub import save_torch_state_dict
+
+                output.mkdir(parents=True, exist_ok=True)
+                save_torch_state_dict(
+                    {name: weight.to(self.model.tuning.kind).contiguous() for name, weight in weights.items()},
+                    output, max_shard_size="5GB",
+                )  # fmt: skip
+                self.model.config.save_pretrained(output)
+            return
+        adapter = self._write_adapter()
+        if self.world.first:
+            scale = self.model.tuning.scale
+            merge.merge(self.job.model, adapter, scale, output, lambda done, of: report("merge", done, of))
+
+    def _write_adapter(self) -> dict[str, Any]:
+        """In PEFT's layout; returns its tensors."""
+        adapter = self.model.adapter()  # gathers shards, so on every device
+        if self.world.first:
+            from peft import LoraConfig
+            from safetensors.torch import save_file
+
+            folder = self.job.output / files.ADAPTER_FOLDER
+            folder.mkdir(parents=True, exist_ok=True)
+            LoraConfig(
+                task_type="CAUSAL_LM",
+                r=self.settings.lora_r,
+                lora_alpha=self.settings.lora_alpha,
+                lora_dropout=self.settings.lora_dropout,
+                target_modules=sorted({name.split(".")[-3] for name in adapter}),
+                inference_mode=True,
+            ).save_pretrained(folder)
+            unfinished = folder / ".adapter_model.tmp"
+            save_file(adapter, unfinished)
+            unfinished.replace(folder / "adapter_model.safetensors")
+        return adapter
+
+    def _say(self, text: str) -> None:
+        if self.world.first:
+            print(text, flush=True)
 
 
-def learning_rate_share(step: int, total_steps: int, settings: Hyperparameters) -> float:
-    """Share of the learning rate at optimizer step `step` (from 0): linear warm-up, then constant or falling to zero."""
-    warmup_steps = round(settings.warmup_ratio * total_steps)
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    if settings.lr_scheduler_type == "linear":
-        return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
-    return 1.0
+def _some(rows: list[Encoded], most: int) -> list[Encoded]:
+    return rows if most < 0 else rows[:most]
 
 
-def endless_batches(rows: Sequence[Encoded], settings: Hyperparameters) -> Iterator[list[Encoded]]:
-    """Micro-batches of rows of similar length, in a new random order in each epoch, the same for the same seed."""
-    size = settings.per_device_train_batch_size
-    epoch = 0
-    while True:
-        order = random.Random(f"{settings.seed}/{epoch}")
-        # Random first, then sorted by length: equal lengths still meet in a new company in each epoch.
-        shuffled = sorted(order.sample(rows, len(rows)), key=lambda one: len(one.ids))
-        batches = [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
-        order.shuffle(batches)
-        yield from batches
-        epoch += 1
+def _local(parameter: Any) -> Any:
+    """This process's part of a weight."""
+    to_local = getattr(parameter, "to_local", None)
+    return parameter if to_local is None else to_local()
 
 
-def evaluate_loss(model: Any, rows: Sequence[Encoded], pad_id: int, batch_size: int) -> float:
-    """Mean loss over the trained tokens of `rows`, nats per token."""
-    model.eval()
-    total_nats = row_losses(model, rows, pad_id, batch_size).sum()
-    model.train()
-    return float(total_nats / sum(one.trained_tokens for one in rows))
+def _on_cpu(value: Any) -> Any:
+    """Optimizer state with this process's parts of its tensors, on the CPU."""
+    if isinstance(value, dict):
+        return {key: _on_cpu(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_on_cpu(one) for one in value]
+    return _local(value).detach().cpu() if hasattr(value, "detach") else value

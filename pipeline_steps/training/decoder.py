@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.training import kernels
 from pipeline_steps.training.attention import Documents, attend
-from pipeline_steps.training.projections import InputProjection, Lowered, OutputProjection, Projection, Tuning
+from pipeline_steps.training.projections import InputProjection, Lowered, OutputProjection, Projection, Tuning, store
 
 # What the backward computes again: nothing; the product of gate and up (its result is the widest tensor of a layer); or
 # the whole layer from its input.
@@ -80,6 +80,12 @@ class Decoder(nn.Module):
         half = cosine.shape[-1] // 2
         return cosine[0, :, :half].contiguous(), sine[0, :, :half].contiguous()
 
+    def reset_adapters(self, seed: int) -> None:
+        """The adapters a training begins with, the same on every device."""
+        random = torch.Generator("cpu").manual_seed(seed)
+        for _, projection in self.projections():
+            projection.reset_adapters(random)
+
     def trained_parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
@@ -120,10 +126,10 @@ class Decoder(nn.Module):
                 f"the checkpoint is not of this {self.config.model_type} model: " + "; ".join(problems[:10])
             )
         for name, weight in plain.items():
-            weight.copy_(tensors[name]())
+            store(weight, tensors[name]())
         for place, projection in self.projections():
             names = {part: f"{place}.{part}.weight" for part in projection.parts}
-            projection.load({part: tensors[name]().to(projection.trained[0].device) for part, name in names.items()})
+            projection.load({part: tensors[name]().to(self.device) for part, name in names.items()})
 
     @torch.no_grad()
     def adapter(self) -> dict[str, Tensor]:
@@ -377,8 +383,3 @@ def adapter_parameters(config: Any, rank: int) -> int:
     hidden, wide = config.hidden_size, config.intermediate_size
     sides = 2 * (hidden + query) + 2 * (hidden + key) + 3 * (hidden + wide)
     return config.num_hidden_layers * rank * sides
-
-
-def initial_generator(seed: int) -> torch.Generator:
-    """The same draws on every device and rank."""
-    return torch.Generator().manual_seed(seed)

@@ -27,7 +27,13 @@ class MemoryPlan:
 
 
 def plan(
-    config: Any, method: Method, rank: int, longest: int, gpu_bytes: float, devices: int = 1, checkpointing: str = "auto"
+    config: Any,
+    method: Method,
+    rank: int,
+    longest: int,
+    gpu_bytes: float,
+    devices: int = 1,
+    checkpointing: str = "auto",
 ) -> MemoryPlan:
     """The fastest way to train in `gpu_bytes` of memory for each of `devices` GPUs.
 
@@ -89,6 +95,8 @@ def stream_bytes(config: Any, method: Method, tokens: int, recompute: Recompute)
         "gate_up": layers * kept + gate_up,
         "layer": layers * inputs + kept + gate_up,
     }
-    backward = 2 * (2 * wide + wide + 6 * hidden)  # the widest gradient, its input again, and some of the stream's width
+    backward = 2 * (
+        2 * wide + wide + 6 * hidden
+    )  # the widest gradient, its input again, and some of the stream's width
     unpacked = 2 * 2 * wide * hidden * 1.02 if method == "qlora" else 0
     return tokens * (by_level[recompute] + backward) + unpacked + _LOGIT_BYTES

@@ -91,17 +91,19 @@ class Projection(nn.Module):
         stacked = torch.cat([weights[part] for part in self.parts])
         if self.tuning.method == "qlora":
             for own, given in zip((self.codes, self.block_scales, self.row_scales), nf4.quantize(stacked), strict=True):
-                own.copy_(given)
+                store(own, given)
+        elif self.tuning.method == "full":
+            store(self.weight, stacked)
         else:
+            self.weight.zero_()  # also where the adapter's room is never written
             self.weight[: self.outputs, : self.inputs].copy_(stacked)
 
     @torch.no_grad()
-    def reset_adapters(self, generator: torch.Generator) -> None:
+    def reset_adapters(self, random: torch.Generator) -> None:
         """A as PEFT draws it (Kaiming, uniform), B zero: the adapted model starts as the base model."""
         if self.tuning.method != "full":
             bound = 1 / math.sqrt(self.inputs)
-            drawn = torch.empty(self.lora_a.shape).uniform_(-bound, bound, generator=generator)
-            self.lora_a.copy_(drawn)
+            store(self.lora_a, torch.empty(self.lora_a.shape, device="cpu").uniform_(-bound, bound, generator=random))
             self.lora_b.zero_()
 
     def _matrix_shape(self) -> tuple[int, int]:
@@ -165,7 +167,9 @@ class InputProjection(Projection):
             buffer[:, self.inputs + self.ranks :] = 0
         return buffer @ self.matrix(trained_since=False).t()
 
-    def backward(self, gradient: Tensor, x: Tensor, lowered: Lowered | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def backward(
+        self, gradient: Tensor, x: Tensor, lowered: Lowered | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Gradients of x (tokens, inputs; rows strided) and of `trained`."""
         if lowered is None:
             return gradient @ self.weight, _weight_gradient(self.weight, gradient, x), None
@@ -252,6 +256,17 @@ def _weight_gradient(weight: Tensor, gradient: Tensor, x: Tensor) -> Tensor | No
         return gradient.t() @ x
     weight.grad.addmm_(gradient.t(), x)
     return None
+
+
+def store(weight: Tensor, value: Tensor) -> None:
+    """Copy the whole `value` into `weight`, of which this device may hold a part only."""
+    placements = getattr(weight, "placements", None)
+    if placements is not None:
+        from torch.distributed.tensor import distribute_tensor
+
+        mesh = weight.device_mesh  # type: ignore[attr-defined]
+        value = distribute_tensor(value.to(mesh.device_type, weight.dtype), mesh, placements)
+    weight.copy_(value)
 
 
 def _frozen(tensor: Tensor) -> nn.Parameter:
