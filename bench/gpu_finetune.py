@@ -24,6 +24,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ class Meter:
         end.record()
         torch.cuda.synchronize()
         events = [*self.events, end]
-        seconds = [a.elapsed_time(b) / 1e3 for a, b in zip(events, events[1:], strict=False)][WARM_UP:]
+        seconds = [a.elapsed_time(b) / 1e3 for a, b in pairwise(events)][WARM_UP:]
         tokens, attended = sum(self.tokens[WARM_UP:]), sum(self.attended[WARM_UP:])
         config = configuration()
         products = _products(config)
@@ -283,7 +284,7 @@ def timed(trainer: Any, meter: Meter) -> Any:
             if "position_ids" in inputs:
                 starts = torch.nonzero(inputs["position_ids"].flatten() == 0).flatten().tolist()
                 borders = [*starts, inputs["position_ids"].numel()]
-                documents = [after - before for before, after in zip(borders, borders[1:], strict=False)]
+                documents = [after - before for before, after in pairwise(borders)]
             else:
                 documents = inputs["attention_mask"].sum(-1).tolist()
             meter.start(documents)

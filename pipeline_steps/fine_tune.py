@@ -51,7 +51,7 @@ class History:
 
     step: int = 0
     tokens: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # of training, evaluations not counted
     losses: list[float] = field(default_factory=list)  # of each step, nats per learned token
     validations: list[tuple[int, float]] = field(default_factory=list)  # step and loss; step 0 is the base model
     best_step: int = 0  # 0: none yet
@@ -241,7 +241,7 @@ class Training:
         if not history.validations:
             history.validations.append((0, self._validation_loss()))
         evaluate_at = self._evaluation_steps()
-        before, started = history.seconds, time.monotonic()
+        before, started, measuring = history.seconds, time.monotonic(), 0.0
         pending = None  # a step's loss is read when the next is under way: the device never waits for the host
         self.model.train()
         while history.step < self.plan.steps and self.ended_by == "all steps done":
@@ -251,9 +251,9 @@ class Training:
                 self._record(*pending)
             pending = (step, loss)
             history.step = step
-            history.seconds = before + time.monotonic() - started
+            history.seconds = before + time.monotonic() - started - measuring
             last = step == self.plan.steps
-            out_of_time = bool(settings.max_hours) and history.seconds > settings.max_hours * 3600
+            out_of_time = bool(settings.max_hours) and history.seconds + measuring > settings.max_hours * 3600
             due = checkpoints is not None and checkpoints.due(step)
             interrupted, out_of_time, due = self.world.any(self.interruption.heard, out_of_time, due)
             if step in evaluate_at or last or out_of_time or interrupted or due:
@@ -262,12 +262,13 @@ class Training:
             if out_of_time:
                 self.ended_by = f"the limit of {settings.max_hours:g} hours"
             if step in evaluate_at or last or out_of_time:
+                evaluation_started = time.monotonic()
                 self._evaluate(step)
+                measuring += time.monotonic() - evaluation_started
             if checkpoints is not None and (due or interrupted):
                 self._save(checkpoints)
             if interrupted:
                 self._interrupt(saved=checkpoints is not None)
-        history.seconds = before + time.monotonic() - started
         self.kept_loss = history.validations[-1][1]
         if settings.load_best_model_at_end and self.best is not None and history.best_step != history.step:
             self._say(f"keeping step {history.best_step}: validation loss {history.best_loss:.6g}")
@@ -299,13 +300,12 @@ class Training:
                 total += loss.detach()
         except torch.OutOfMemoryError as error:
             raise StepError(self._out_of_memory(step, error)) from error
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
         rate = self.settings.learning_rate * optimizer.learning_rate_share(step - 1, self.plan.steps, self.settings)
         optimizer.set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.history.tokens += sum(self.lengths[row] for row in rows)
-        del norm
         return self.world.sum(total)
 
     def _record(self, step: int, loss_on_device: Any) -> None:
@@ -406,14 +406,11 @@ class Training:
     # ---------------------------------------------------------------- survival
 
     def _save(self, checkpoints: Any) -> None:
-        import torch
-
         tensors = {
             "parameters": [_local(parameter).detach().cpu() for parameter in self.parameters],
             "optimizer": _on_cpu(self.optimizer.state_dict()),
             "best": self.best or [],
         }
-        torch.cuda.synchronize() if self.world.device.type == "cuda" else None
         state = {"history": {**asdict(self.history), "best_loss": json_files.finite_or_none(self.history.best_loss)}}
         checkpoints.save(self.history.step, tensors, state)
 
@@ -431,6 +428,10 @@ class Training:
         self._restore(tensors["parameters"])
         self.best = tensors["best"] or None
         self.optimizer.load_state_dict(tensors["optimizer"])
+        for parameter, values in self.optimizer.state.items():
+            for name, value in values.items():
+                if value.dim():
+                    values[name] = _like(parameter, value)
         self._say(f"going on after step {self.history.step} of {self.plan.steps}, where a checkpoint was written")
 
     def _restore(self, values: list[Any]) -> None:
@@ -482,7 +483,7 @@ class Training:
 
     def _write_adapter(self) -> dict[str, Any]:
         """In PEFT's layout; returns its tensors."""
-        adapter = self.model.adapter()  # gathers shards, so on every device
+        adapter: dict[str, Any] = self.model.adapter()  # gathers shards, so on every device
         if self.world.first:
             from peft import LoraConfig
             from safetensors.torch import save_file
@@ -515,6 +516,17 @@ def _local(parameter: Any) -> Any:
     """This process's part of a weight."""
     to_local = getattr(parameter, "to_local", None)
     return parameter if to_local is None else to_local()
+
+
+def _like(parameter: Any, local: Any) -> Any:
+    """`local` as a part of a tensor that lies in shards as `parameter` does."""
+    if not hasattr(parameter, "to_local"):
+        return local
+    from torch.distributed.tensor import DTensor
+
+    return DTensor.from_local(
+        local, parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride()
+    )
 
 
 def _on_cpu(value: Any) -> Any:

@@ -205,8 +205,8 @@ class AttentionInput(torch.autograd.Function):
         inverse_rms = kernels.rms_norm(hidden, norm, layer.eps, out=buffer[:, : hidden.shape[1]])
         qkv, lowered = layer.qkv.forward(buffer)
         queries, keys = layer.heads * layer.size, layer.kv_heads * layer.size
-        kernels.rotate(qkv[:, :queries], *angles, heads=layer.heads)
-        kernels.rotate(qkv[:, queries : queries + keys], *angles, heads=layer.kv_heads)
+        kernels.rotate(qkv[:, :queries], *angles, layer.heads)
+        kernels.rotate(qkv[:, queries : queries + keys], *angles, layer.kv_heads)
         ctx.save_for_backward(hidden, norm, inverse_rms, *_flat(lowered))
         ctx.layer, ctx.angles = layer, angles
         query, key, value = qkv.split([queries, keys, keys], dim=1)
@@ -223,8 +223,9 @@ class AttentionInput(torch.autograd.Function):
         layer: DecoderLayer = ctx.layer
         gradient = torch.cat([query.flatten(1), key.flatten(1), value.flatten(1)], dim=1)
         queries = query.shape[1] * query.shape[2]
-        kernels.rotate(gradient, *ctx.angles, heads=layer.heads, inverse=True)
-        kernels.rotate(gradient[:, queries:], *ctx.angles, heads=layer.kv_heads, inverse=True)
+        cosine, sine = ctx.angles
+        kernels.rotate(gradient, cosine, sine, layer.heads, inverse=True)
+        kernels.rotate(gradient[:, queries:], cosine, sine, layer.kv_heads, inverse=True)
         normed = torch.empty_like(hidden)
         kernels.rms_norm(hidden, norm, layer.eps, out=normed)
         normed_gradient, *trained = layer.qkv.backward(gradient, normed, _lowered(flat))

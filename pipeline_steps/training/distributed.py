@@ -142,7 +142,7 @@ def unless_last(called: Any, last: bool) -> AbstractContextManager[None]:
     """Gradients of a step are averaged once, with its last stream."""
     if last or not hasattr(called, "no_sync"):
         return nullcontext()
-    return called.no_sync()  # type: ignore[no-any-return]
+    return called.no_sync()
 
 
 class Interruption:

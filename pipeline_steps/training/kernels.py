@@ -112,7 +112,7 @@ if triton is not None:
     def _rms_norm_kernel(
         x_pointer, weight_pointer, out_pointer, inverse_rms_pointer,
         x_stride, out_stride, eps, features, BLOCK: tl.constexpr,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    ):  # fmt: skip
         token = tl.program_id(0).to(tl.int64)
         column = tl.arange(0, BLOCK)
         inside = column < features
@@ -129,7 +129,7 @@ if triton is not None:
         residual_pointer, out_pointer,
         gradient_stride, x_stride, residual_stride, out_stride, features,
         BLOCK: tl.constexpr,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    ):  # fmt: skip
         token = tl.program_id(0).to(tl.int64)
         column = tl.arange(0, BLOCK)
         inside = column < features
@@ -148,7 +148,7 @@ if triton is not None:
     def _rotate_kernel(
         x_pointer, cosine_pointer, sine_pointer, x_stride, sign, heads, half,
         HEADS: tl.constexpr, HALF: tl.constexpr,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    ):  # fmt: skip
         token = tl.program_id(0).to(tl.int64)
         head = tl.arange(0, HEADS)[:, None]
         column = tl.arange(0, HALF)[None, :]
@@ -164,7 +164,7 @@ if triton is not None:
         tl.store(first_pointer + half, (second * cosine + first * sine).to(kind), mask=inside)
 
     @triton.jit
-    def _swiglu_kernel(gate_up_pointer, out_pointer, features, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    def _swiglu_kernel(gate_up_pointer, out_pointer, features, BLOCK: tl.constexpr):
         token = tl.program_id(0).to(tl.int64)
         column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         inside = column < features
@@ -175,7 +175,7 @@ if triton is not None:
         tl.store(out_pointer + token * features + column, hidden, mask=inside)
 
     @triton.jit
-    def _swiglu_backward_kernel(gate_up_pointer, gradient_pointer, features, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    def _swiglu_backward_kernel(gate_up_pointer, gradient_pointer, features, BLOCK: tl.constexpr):
         token = tl.program_id(0).to(tl.int64)
         column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         inside = column < features

@@ -77,7 +77,7 @@ if triton is not None:
     def _dequantize_kernel(
         codes_pointer, block_scales_pointer, row_scales_pointer, levels_pointer, out_pointer,
         out_stride, columns, PAIRS: tl.constexpr, BLOCK: tl.constexpr,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    ):  # fmt: skip
         row = tl.program_id(0).to(tl.int64)
         pair = tl.program_id(1) * PAIRS + tl.arange(0, PAIRS)
         inside = pair < columns // 2

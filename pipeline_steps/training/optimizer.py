@@ -27,7 +27,7 @@ def optimizer_for(parameters: Iterable[nn.Parameter], settings: Hyperparameters)
                 "tuning every weight on one GPU keeps the optimizer's moments in 8 bits, for which the image lacks "
                 f"bitsandbytes ({error}); use an image with it, peft_type lora, or an instance type with several GPUs"
             ) from error
-        return AdamW8bit(parameters, **options)  # type: ignore[no-any-return]
+        return AdamW8bit(parameters, **options)
     return optim.AdamW(parameters, fused=True, **options)
 
 

@@ -264,7 +264,7 @@ def store(weight: Tensor, value: Tensor) -> None:
     if placements is not None:
         from torch.distributed.tensor import distribute_tensor
 
-        mesh = weight.device_mesh  # type: ignore[attr-defined]
+        mesh = weight.device_mesh
         value = distribute_tensor(value.to(mesh.device_type, weight.dtype), mesh, placements)
     weight.copy_(value)
 

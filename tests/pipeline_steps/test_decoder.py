@@ -32,7 +32,7 @@ MODELS: dict[str, Any] = {
                 "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0,
                 "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
             },
-        )  # fmt: skip
+        )
     ),
 }  # fmt: skip
 
@@ -201,7 +201,7 @@ def test_nf4_keeps_normal_weights_as_well_as_its_paper_says() -> None:
 
 
 def test_nf4_refuses_columns_that_do_not_fill_its_blocks() -> None:
-    with pytest.raises(StepError, match="100 columns .* multiples of 64"):
+    with pytest.raises(StepError, match=r"100 columns .* multiples of 64"):
         nf4.quantize(torch.zeros(4, 100))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,20 @@ from pipeline_steps.contract.dataset import Example
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.hyperparameters import Hyperparameters
 from pipeline_steps.encoding import NOT_TRAINED, encode_all, pad, read_encoded, token_losses, windows
-from pipeline_steps.fine_tune import FineTuneJob, endless_batches, learning_rate_share, run
+from pipeline_steps.fine_tune import FineTuneJob, run
 from pipeline_steps.models import load_model, load_tokenizer
 from pipeline_steps.text_encoder import TextEncoder
+from pipeline_steps.training.batches import Plan, divide
+from pipeline_steps.training.optimizer import learning_rate_share
 from tests.pipeline_steps.conftest import encode, write_split
 
 QUICK = Hyperparameters(
-    epoch=6.0, learning_rate=1e-2, per_device_train_batch_size=8, gradient_accumulation_steps=1, max_input_length=256
+    epoch=6.0,
+    learning_rate=1e-2,
+    per_device_train_batch_size=8,
+    gradient_accumulation_steps=1,
+    max_input_length=256,
+    early_stopping_patience=100,
 )
 
 
@@ -103,24 +111,6 @@ def test_the_loss_is_the_one_that_transformers_computes(base_model: Path, splits
     assert ours.mean().item() == pytest.approx(theirs.item(), rel=1e-5)
 
 
-def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(base_model: Path, splits: Path) -> None:
-    tokenizer = load_tokenizer(base_model)
-    _, rows = dataset.read_split(splits / "train", "train")
-    encoded = encode_all([*rows[:5], Example("", "z" * 90, True)], TextEncoder.of(tokenizer))
-    total = sum(one.trained_tokens for one in encoded)
-
-    def gradient(batches: list[Any]) -> torch.Tensor:
-        model = load_model(base_model).float()
-        for batch in batches:
-            losses, _ = token_losses(model, *pad(batch, tokenizer.pad_token_id))
-            (losses.sum() / total).backward()
-        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-
-    torch.testing.assert_close(
-        gradient([encoded]), gradient([encoded[:1], encoded[1:3], encoded[3:]]), rtol=1e-3, atol=1e-6
-    )
-
-
 def test_a_row_that_is_too_long_loses_its_end_and_a_domain_text_goes_on(base_model: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(base_model)
     rows = [Example("p" * 10, "x" * 100, True), Example("q" * 50, "y", True), Example("", "z", True)]
@@ -165,16 +155,32 @@ def test_a_long_text_is_divided_into_windows_without_a_loss(base_model: Path) ->
 # ---------------------------------------------------------------- order and schedule
 
 
-def test_an_epoch_sees_every_row_once_in_an_order_that_the_seed_decides(base_model: Path, splits: Path) -> None:
-    _, rows = dataset.read_split(splits / "train", "train")
-    encoded = encode_all(rows, TextEncoder.of(load_tokenizer(base_model)))
+@given(st.integers(1, 200), st.integers(1, 5), st.sampled_from([0.5, 1.0, 2.0, 3.0]), st.integers(1, 1000))
+def test_an_epoch_sees_every_row_once_in_an_order_that_the_seed_decides(
+    rows: int, devices: int, epochs: float, seed: int
+) -> None:
+    plan = Plan.of(rows, devices, replace(QUICK, epoch=epochs, seed=seed))
+    order = [row for step in range(plan.steps) for row in plan.rows_of(step)]
+    assert len(order) == math.ceil(rows * epochs)
+    for start in range(0, rows * int(epochs), rows):
+        assert sorted(order[start : start + rows]) == list(range(rows))
+    assert order == [row for step in range(plan.steps) for row in plan.rows_of(step)]
+    if rows > 50:
+        assert order != [row for step in range(plan.steps) for row in replace(plan, seed=seed + 1).rows_of(step)]
 
-    def order(seed: int) -> list[list[int]]:
-        batches = endless_batches(encoded, replace(QUICK, seed=seed))
-        return [one.ids for _ in range(6) for one in next(batches)]
 
-    assert sorted(order(1)) == sorted(one.ids for one in encoded)
-    assert order(1) == order(1) != order(2)
+def test_max_steps_overrides_the_epochs() -> None:
+    assert Plan.of(10, 1, replace(QUICK, max_steps=7, epoch=1.0)).steps == 7
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=60), st.integers(1, 5))
+def test_every_row_of_a_step_is_on_one_device_in_one_stream_that_fits(lengths: list[int], devices: int) -> None:
+    divided = divide(range(len(lengths)), lengths, devices, tokens=100)
+    assert sorted(row for device in divided for stream in device for row in stream) == list(range(len(lengths)))
+    assert len({len(device) for device in divided}) == 1, "all devices have equally many streams"
+    assert all(sum(lengths[row] for row in stream) <= 100 for device in divided for stream in device)
+    loads = [sum(lengths[row] for stream in device for row in stream) for device in divided]
+    assert max(loads) - min(loads) <= max(lengths), "no device has more to do by more than a row"
 
 
 def test_the_learning_rate_warms_up_and_then_holds_or_falls() -> None:
@@ -182,6 +188,8 @@ def test_the_learning_rate_warms_up_and_then_holds_or_falls() -> None:
     assert [learning_rate_share(step, 10, constant) for step in range(4)] == [0.5, 1.0, 1.0, 1.0]
     linear = replace(constant, lr_scheduler_type="linear")
     assert [learning_rate_share(step, 10, linear) for step in (2, 6, 9)] == [1.0, 0.5, 0.125]
+    counted = replace(constant, warmup_steps=4)
+    assert [learning_rate_share(step, 10, counted) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
 # ---------------------------------------------------------------- the step
@@ -247,16 +255,91 @@ def test_the_same_seed_gives_the_same_losses(base_model: Path, splits: Path, tmp
     assert curve("a") == curve("b")
 
 
+def losses(output: Path) -> list[float]:
+    return [point["train_loss"] for point in json_files.read(output / files.TRAINING_FILE, 1)["curve"]]
+
+
+def test_how_a_steps_rows_are_cut_into_streams_changes_no_loss(
+    base_model: Path, splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = replace(QUICK, epoch=1.0)
+    run(job(base_model, splits, tmp_path / "together", short))
+    monkeypatch.setattr("pipeline_steps.fine_tune.CPU_TOKENS", 1)  # streams of one or two rows
+    run(job(base_model, splits, tmp_path / "one by one", short))
+    assert losses(tmp_path / "one by one") == pytest.approx(losses(tmp_path / "together"), rel=2e-3)
+
+
+def test_accumulation_and_batch_size_are_two_names_of_the_same_step(
+    base_model: Path, splits: Path, tmp_path: Path
+) -> None:
+    run(job(base_model, splits, tmp_path / "a", replace(QUICK, epoch=1.0)))
+    halved = replace(QUICK, epoch=1.0, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    run(job(base_model, splits, tmp_path / "b", halved))
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+
+
+def test_with_the_prompt_in_the_loss_more_tokens_are_learned(
+    base_model: Path, splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learned = []
+    for switch in (False, True):
+        run(job(base_model, splits, tmp_path / str(switch), replace(QUICK, max_steps=1, train_on_prompt=switch)))
+        learned.append(int(capsys.readouterr().out.split("of which ")[1].split()[0]))
+    assert learned[1] > 2 * learned[0]
+
+
+def test_the_best_step_is_kept_when_training_goes_on_too_long(base_model: Path, splits: Path, tmp_path: Path) -> None:
+    settings_ = replace(QUICK, max_train_samples=2, epoch=200.0, eval_steps=2, early_stopping_patience=3)
+    run(job(base_model, splits, tmp_path, settings_))
+    report = json_files.read(tmp_path / files.TRAINING_FILE, 1)
+    measured = {point["step"]: point["loss"] for point in report["validation"] if point["step"]}
+    assert report["ended_by"].startswith("early stopping at step")
+    assert report["steps"] < 50
+    assert report["validation_loss"]["after"] == min(measured.values()) == measured[report["best_step"]]
+    # What is written is that step, not the last one.
+    merged, (_, rows) = load_model(tmp_path).float(), dataset.read_split(splits / "validation", "validation")
+    tokenizer = load_tokenizer(tmp_path)
+    nats, _ = token_losses(merged, *pad(encode_all(rows, TextEncoder.of(tokenizer)), tokenizer.pad_token_id))
+    assert nats.mean().item() == pytest.approx(report["validation_loss"]["after"], rel=0.03)
+
+
+def test_a_time_limit_ends_the_training_and_keeps_a_model(base_model: Path, splits: Path, tmp_path: Path) -> None:
+    run(job(base_model, splits, tmp_path, replace(QUICK, epoch=1000.0, max_hours=1 / 3600)))
+    report = json_files.read(tmp_path / files.TRAINING_FILE, 1)
+    assert report["ended_by"] == "the limit of 0.000277778 hours"
+    assert 0 < report["steps"] < 6000
+    assert (tmp_path / "model.safetensors").is_file()
+
+
 # ---------------------------------------------------------------- bad input
+
+
+def test_a_training_that_falls_apart_is_ended_with_what_to_change(
+    base_model: Path, splits: Path, tmp_path: Path
+) -> None:
+    wild = replace(QUICK, peft_type="None", learning_rate=1.0, epoch=50.0, warmup_ratio=0.5, evaluation_strategy="no")
+    with pytest.raises(StepError, match=r"loss has risen from .* at step \d+ of 300 .* lower learning_rate"):
+        run(job(base_model, splits, tmp_path, wild))
+
+
+def test_a_row_longer_than_the_models_window_is_refused_with_what_to_set(
+    base_model: Path, splits: Path, tmp_path: Path
+) -> None:
+    narrow = tmp_path / "narrow"
+    shutil.copytree(base_model, narrow)
+    config = json.loads((narrow / "config.json").read_text(encoding="utf-8"))
+    (narrow / "config.json").write_text(json.dumps(config | {"sliding_window": 16}), encoding="utf-8")
+    with pytest.raises(StepError, match="attends to 16 only; set max_input_length to 16 or less"):
+        run(job(narrow, splits, tmp_path / "out"))
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_what_to_change(
     base_model: Path, splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline_steps import fine_tune
+    from pipeline_steps.training import batches
 
-    real = fine_tune.token_losses
-    monkeypatch.setattr(fine_tune, "token_losses", lambda *a: (real(*a)[0] * math.nan, real(*a)[1]))
+    real = batches.Stream.loss
+    monkeypatch.setattr(batches.Stream, "loss", lambda stream, model: real(stream, model) * math.nan)
     with pytest.raises(StepError, match=r"loss is nan at step 1 of .* lower learning_rate"):
         run(job(base_model, splits, tmp_path))
     assert not (tmp_path / files.TRAINING_FILE).exists()
