@@ -133,9 +133,30 @@ def test_all_wrong_hyperparameters_are_told_at_once_with_the_nearest_name() -> N
     assert "seed is 'nan'" in message
 
 
+def test_jumpstarts_other_names_are_accepted_fixed_or_sent_to_prepare_data(capsys: pytest.CaptureFixture[str]) -> None:
+    accepted = hyperparameters.parse(
+        {"bf16": "True", "double_quant": "True", "quant_type": "nf4", "bits": "4", "per_device_eval_batch_size": "8"}
+    )
+    assert accepted.method == "qlora"
+    assert "per_device_eval_batch_size has no effect" in capsys.readouterr().out
+    with pytest.raises(StepError) as refused:
+        hyperparameters.parse({"fp16": "True", "instruction_tuned": "True", "max_steps": "0"})
+    problems = str(refused.value).splitlines()
+    assert [problem.split(" (")[0].split(" is ")[0] for problem in problems] == [
+        "hyperparameter fp16", "hyperparameter instruction_tuned", "hyperparameter max_steps",
+    ]  # fmt: skip
+    assert "allowed: False; products are in bfloat16" in problems[0]
+
+
+def test_weights_in_four_bits_cannot_all_be_trained() -> None:
+    with pytest.raises(StepError, match="bits is '4' with peft_type 'None'"):
+        hyperparameters.parse({"bits": "4", "peft_type": "None"})
+
+
 def test_every_hyperparameter_has_limits_that_its_default_keeps() -> None:
     defaults = vars(hyperparameters.Hyperparameters())
-    assert defaults.keys() == hyperparameters.RANGES.keys() | hyperparameters.OPTIONS.keys()
+    switches = {name for name, value in defaults.items() if isinstance(value, bool)}
+    assert defaults.keys() == hyperparameters.RANGES.keys() | hyperparameters.OPTIONS.keys() | switches
     assert vars(hyperparameters.parse({name: str(value) for name, value in defaults.items()})) == defaults
 
 

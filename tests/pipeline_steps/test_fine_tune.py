@@ -315,11 +315,15 @@ def test_a_time_limit_ends_the_training_and_keeps_a_model(base_model: Path, spli
 
 
 def test_a_training_that_falls_apart_is_ended_with_what_to_change(
-    base_model: Path, splits: Path, tmp_path: Path
+    base_model: Path, splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wild = replace(QUICK, peft_type="None", learning_rate=1.0, epoch=50.0, warmup_ratio=0.5, evaluation_strategy="no")
+    from pipeline_steps.training import batches
+
+    real, calls = batches.Stream.loss, iter(range(10_000))
+    monkeypatch.setattr(batches.Stream, "loss", lambda stream, model: real(stream, model) * max(1.0, next(calls) / 20))
     with pytest.raises(StepError, match=r"loss has risen from .* at step \d+ of 300 .* lower learning_rate"):
-        run(job(base_model, splits, tmp_path, wild))
+        run(job(base_model, splits, tmp_path, replace(QUICK, epoch=50.0, evaluation_strategy="no")))
+    assert not (tmp_path / files.TRAINING_FILE).exists()
 
 
 def test_a_row_longer_than_the_models_window_is_refused_with_what_to_set(
