@@ -149,55 +149,50 @@ def kinds_of_kernels(step: Callable[[], None]) -> dict[str, float]:
         step()
         torch.cuda.synchronize()
     spent: Counter[str] = Counter()
-    names: Counter[str] = Counter()
-    for event in recorded.events():
+    events = [event for event in recorded.events() if event.device_time_total]
+    begin, end = min(event.time_range.start for event in events), max(event.time_range.end for event in events)
+    for event in events:
         kind = next((kind for kind, names in kinds.items() if re.search(names, event.name, re.IGNORECASE)), "other")
         spent[kind] += event.device_time_total / 1e3
-        names[event.name[:80]] += event.device_time_total / 1e3
-    if os.environ.get("BENCH_KERNELS"):
-        for name, milliseconds in names.most_common(45):
-            print(f"{milliseconds:9.2f} ms  {name}", file=sys.stderr)
+    spent["idle"] = (end - begin) / 1e3 - spent.total()
     return {kind: round(milliseconds, 1) for kind, milliseconds in spent.most_common()}
 
 
 # ---------------------------------------------------------------- ours
 
 
-def ours(
-    method: str = "lora",
-    tokens: int = 8192,
-    recompute: str = "nothing",
-    accumulate: int = 1,
-    plain_kernels: bool = False,
-) -> dict[str, Any]:
+def ours(method: str = "lora", tokens: int = 12_288, recompute: str = "nothing", accumulate: int = 1) -> dict[str, Any]:
+    """The product's decoder, optimizer and devices, in steps of `accumulate` streams of `tokens` on each device."""
     import torch
 
     from pipeline_steps.contract.hyperparameters import Hyperparameters
-    from pipeline_steps.training.attention import Documents, on_device
+    from pipeline_steps.encoding import Encoded
+    from pipeline_steps.training import distributed
+    from pipeline_steps.training.batches import Stream
     from pipeline_steps.training.decoder import Decoder
     from pipeline_steps.training.optimizer import optimizer_for
-    from pipeline_steps.training.projections import Tuning
+    from pipeline_steps.training.projections import Tuning, store
 
-    config, device = configuration(), torch.device("cuda")
-    with device:
+    world, config = distributed.World.join(), configuration()
+    with torch.device("meta"):
         model = Decoder(config, Tuning(method, RANK, ALPHA))  # type: ignore[arg-type]
-    random = torch.Generator(device).manual_seed(0)
+    if distributed.sharded(model, world):
+        distributed.shard(model, world)
+    model.to_empty(device=world.device)
+    random = torch.Generator(world.device).manual_seed(0)
+
+    def drawn(*shape: int) -> Any:
+        return torch.empty(*shape, dtype=torch.bfloat16, device=world.device).normal_(0, 0.02, generator=random)
+
     with torch.no_grad():
         for weight in model.plain_weights().values():
-            weight.fill_(1) if weight.dim() == 1 else weight.normal_(0, 0.02, generator=random)
+            store(weight, torch.ones(weight.shape, device=world.device) if weight.dim() == 1 else drawn(*weight.shape))
         for _, projection in model.projections():
-            projection.load(
-                {
-                    part: torch.empty(rows, projection.inputs, dtype=torch.bfloat16, device=device).normal_(
-                        0, 0.02, generator=random
-                    )
-                    for part, rows in projection.parts.items()
-                }
-            )
+            projection.load({part: drawn(rows, projection.inputs) for part, rows in projection.parts.items()})
     model.reset_adapters(seed=0)
     model.recompute = recompute  # type: ignore[assignment]
     model.train()
-    parameters = model.trained_parameters()
+    called, parameters = distributed.replicate(model, world), model.trained_parameters()
     settings = Hyperparameters(
         peft_type="None" if method == "full" else "lora", learning_rate=1e-5 if method == "full" else 1e-4
     )
@@ -208,28 +203,77 @@ def ours(
     def step(batches: list[list[list[int]]]) -> None:
         meter.start([len(row) for batch in batches for row in batch])
         learned = sum(len(row) - 1 for batch in batches for row in batch)
-        total = torch.zeros((), device=device)
-        for batch in batches:
-            ids = np.concatenate([np.array(row) for row in batch])
-            documents = Documents(tuple(len(row) for row in batch), device)
-            places = np.delete(np.arange(len(ids)), np.cumsum(documents.lengths) - 1)
-            tensors = [torch.from_numpy(array) for array in (ids, places, ids[places + 1])]
-            on_gpu, learned_places, targets = (on_device(tensor, device) for tensor in tensors)
-            loss = model(on_gpu, documents, learned_places, targets)
-            (loss / learned).backward()
-            total += loss.detach() / learned
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
+        total = torch.zeros((), device=world.device)
+        for number, batch in enumerate(batches, start=1):
+            stream = Stream.of([Encoded(row, row) for row in batch], world.device)
+            with distributed.unless_last(called, number == len(batches)):
+                loss = stream.loss(called) / learned
+                loss.backward()
+            total += loss.detach()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         meter.losses.append(total)
 
-    batches = micro_batches((WARM_UP + MEASURED + 1) * accumulate, tokens, config.vocab_size)
-    steps = [[next(batches) for _ in range(accumulate)] for _ in range(WARM_UP + MEASURED + 1)]
+    number = (WARM_UP + MEASURED + 1) * accumulate
+    batches = list(micro_batches(number * world.size, tokens, config.vocab_size))[world.rank :: world.size]
+    steps = [batches[start : start + accumulate] for start in range(0, number, accumulate)]
     for one in steps[:-1]:
         step(one)
-    adapter = 0 if method == "full" else sum(parameter.numel() for parameter in parameters)
-    result = meter.result(adapter, full=method == "full")
-    return result | {"device_ms": kinds_of_kernels(lambda: step(steps[-1]))}
+    adapter = 0 if method == "full" else sum(w.numel() for w in parameters)
+    result = meter.result(adapter, full=method == "full") | {"gpus": world.size}
+    result["real_tokens_per_s"] = round(result["real_tokens_per_s"] * world.size, 1)  # of all GPUs together
+    if world.size == 1:
+        result["device_ms"] = kinds_of_kernels(lambda: step(steps[-1]))
+    world.leave()
+    return result if world.first else {}
+
+
+def without_kernels() -> dict[str, Any]:
+    """Ours with plain torch in place of the Triton kernels."""
+    from pipeline_steps.training import kernels
+
+    kernels.fast = lambda tensor: False
+    return ours(tokens=8192)
+
+
+def without_pieces_of_logits() -> dict[str, Any]:
+    """Ours with the logits of all tokens at one time."""
+    from pipeline_steps.training import decoder
+
+    decoder._LOGIT_BYTES = 2**40
+    return ours(tokens=8192)
+
+
+def peft_in_our_loop() -> dict[str, Any]:
+    """transformers and PEFT, autograd as it is, on our streams: what the written-out backward is worth."""
+    import torch
+    from peft import get_peft_model
+
+    from pipeline_steps.training.attention import Documents
+
+    config, device = configuration(), torch.device("cuda")
+    attention_over_documents()
+    model = get_peft_model(random_model("torch_varlen"), lora_of_peft(), autocast_adapter_dtype=False)
+    parameters = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+    meter, backbone = Meter(), model.get_base_model()
+    for batch in micro_batches(WARM_UP + MEASURED, 8192, config.vocab_size):
+        meter.start([len(row) for row in batch])
+        documents = Documents(tuple(len(row) for row in batch), device)
+        ids = torch.tensor([token for row in batch for token in row], device=device)
+        labels = torch.tensor([label for row in batch for label in (*row[1:], -100)], device=device)
+        hidden = backbone.model(
+            input_ids=ids[None], position_ids=documents.positions[None],
+            cu_seq_lens_q=documents.borders, max_length_q=documents.longest,
+        ).last_hidden_state[0]  # fmt: skip
+        loss = torch.nn.functional.cross_entropy(backbone.lm_head(hidden).float(), labels)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        meter.losses.append(loss.detach())
+    return meter.result(sum(weight.numel() for weight in parameters), full=False)
 
 
 # ---------------------------------------------------------------- peers
@@ -257,6 +301,27 @@ def random_model(attention: str) -> Any:
     return model
 
 
+def attention_over_documents() -> None:
+    """Let transformers call torch's variable-length FlashAttention, as its own package of that name is called."""
+    from torch.nn.attention.varlen import varlen_attn
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    def variable_length(
+        module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: Any = None,
+        cu_seq_lens_q: Any = None, max_length_q: Any = None, **_: Any,
+    ) -> Any:  # fmt: skip
+        streams = (tensor.transpose(1, 2)[0].contiguous() for tensor in (query, key, value))
+        longest = int(max_length_q)
+        attended = varlen_attn(
+            *streams, cu_seq_lens_q, cu_seq_lens_q, longest, longest, scale=scaling, window_size=(-1, 0)
+        )
+        return attended.unsqueeze(0), None
+
+    ALL_ATTENTION_FUNCTIONS["torch_varlen"] = variable_length
+    ALL_MASK_ATTENTION_FUNCTIONS["torch_varlen"] = lambda *_, **__: None
+
+
 def tokenizer() -> Any:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
@@ -269,10 +334,12 @@ def tokenizer() -> Any:
     )  # fmt: skip
 
 
-def lora_of_peft() -> Any:
+def lora_of_peft(dropout: float = 0.0) -> Any:
     from peft import LoraConfig
 
-    return LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=RANK, lora_alpha=ALPHA, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
 
 
 def timed(trainer: Any, meter: Meter) -> Any:
@@ -309,35 +376,19 @@ def trainer_arguments(batch: int) -> dict[str, Any]:
     }
 
 
-def trl() -> dict[str, Any]:
+def trl(dropout: float = 0.05) -> dict[str, Any]:
     """TRL as a user who read its speed guide would run it: packed, with variable-length attention."""
     from datasets import Dataset
-    from torch.nn.attention.varlen import varlen_attn
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
     from trl import SFTConfig, SFTTrainer
 
-    def variable_length(
-        module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: Any = None,
-        cu_seq_lens_q: Any = None, max_length_q: Any = None, **_: Any,
-    ) -> Any:  # fmt: skip
-        streams = (tensor.transpose(1, 2)[0].contiguous() for tensor in (query, key, value))
-        longest = int(max_length_q)
-        attended = varlen_attn(
-            *streams, cu_seq_lens_q, cu_seq_lens_q, longest, longest, scale=scaling, window_size=(-1, 0)
-        )
-        return attended.unsqueeze(0), None
-
-    # TRL asks for FlashAttention by name; torch holds the same kernel.
-    ALL_ATTENTION_FUNCTIONS["torch_varlen"] = variable_length
-    ALL_MASK_ATTENTION_FUNCTIONS["torch_varlen"] = lambda *_, **__: None
+    attention_over_documents()
     meter, batch = Meter(), 4
     needed = batch * LONGEST * (WARM_UP + MEASURED + 2)
     data = Dataset.from_dict({"input_ids": rows(needed // 250 + 50, configuration().vocab_size)})
     arguments = SFTConfig(**trainer_arguments(batch), max_length=LONGEST, packing=True, padding_free=True)
     trainer = timed(SFTTrainer, meter)(
         model=random_model("torch_varlen"), args=arguments, train_dataset=data, processing_class=tokenizer(),
-        peft_config=lora_of_peft(),
+        peft_config=lora_of_peft(dropout),
     )  # fmt: skip
     trainer.train()
     return meter.result(sum(w.numel() for w in trainer.model.parameters() if w.requires_grad), full=False)
@@ -368,51 +419,66 @@ def hf_trainer() -> dict[str, Any]:
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "ours-lora": ours,
     "trl": trl,
+    "trl-no-dropout": lambda: trl(0.0),
     "hf-trainer": hf_trainer,
-    "ours-lora-12k": lambda: ours(tokens=12288),
-    "ours-lora-gate_up": lambda: ours(recompute="gate_up"),
-    "ours-lora-layer": lambda: ours(recompute="layer"),
-    "ours-qlora": lambda: ours("qlora", recompute="layer"),
-    "ours-qlora-gate_up": lambda: ours("qlora", tokens=4096, recompute="gate_up"),
-    "ours-full": lambda: ours("full", recompute="gate_up", accumulate=4),
+    "ours-lora-8k-tokens": lambda: ours(tokens=8192),
+    "ours-lora-2k-tokens": lambda: ours(tokens=LONGEST),
+    "ours-lora-gate-up-again": lambda: ours(tokens=8192, recompute="gate_up"),
+    "ours-lora-layer-again": lambda: ours(tokens=8192, recompute="layer"),
+    "ours-lora-plain-kernels": without_kernels,
+    "ours-lora-whole-logits": without_pieces_of_logits,
+    "peft-in-our-loop": peft_in_our_loop,
+    "ours-qlora": lambda: ours("qlora", tokens=8192, recompute="layer"),
+    "ours-qlora-kept": lambda: ours("qlora"),
+    "ours-full": lambda: ours("full", tokens=8192, recompute="gate_up", accumulate=4),
+}
+ON_TWO_GPUS: dict[str, Callable[[], dict[str, Any]]] = {
+    "ours-lora-2-gpus": ours,
+    "ours-qlora-2-gpus": lambda: ours("qlora", tokens=8192, recompute="layer"),
+    "ours-full-2-gpus": lambda: ours("full", tokens=8192, recompute="layer", accumulate=4),
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", help=f"all by default: {', '.join(CASES)}")
+    known = CASES | ON_TWO_GPUS
+    parser.add_argument(
+        "cases", nargs="*",
+        help=f"default: those of one GPU: {', '.join(CASES)}; where there are two GPUs also {', '.join(ON_TWO_GPUS)}",
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--one", action="store_true", help="run the case in this process and print its result")
     options = parser.parse_args()
-    unknown = [case for case in options.cases if case not in CASES]
+    unknown = [case for case in options.cases if case not in known]
     if unknown:
-        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(CASES)}")
+        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
     if options.one:
-        print("RESULT " + json.dumps(CASES[options.cases[0]]()))
+        result = known[options.cases[0]]()
+        if result:
+            print("RESULT " + json.dumps(result))
         return 0
-    results, failed = [], False
+    results, failed = [], []
     for case in options.cases or CASES:
         started = time.monotonic()
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2"] if case in ON_TWO_GPUS else []
         finished = subprocess.run(
-            [sys.executable, "-m", "bench.gpu_finetune", "--one", case],
+            [sys.executable, *launcher, "-m", "bench.gpu_finetune", "--one", case],
             env={**os.environ, "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         found = [line for line in finished.stdout.splitlines() if line.startswith("RESULT ")]
         if finished.returncode or not found:
             print(f"{case} failed:\n{finished.stderr[-1500:]}", file=sys.stderr, flush=True)
-            failed = True
+            failed.append(case)
             continue
-        if os.environ.get("BENCH_KERNELS"):
-            print("\n".join(line for line in finished.stderr.splitlines() if " ms  " in line))
         result = {"case": case, **json.loads(found[0].removeprefix("RESULT "))}
         results.append(result)
         print(f"{time.monotonic() - started:6.0f} s  {json.dumps(result)}", flush=True)
-    if not failed:
-        _write(results)
-    return int(failed)
+        _write(options.output, results)
+    return int(bool(failed))
 
 
-def _write(results: list[dict[str, Any]]) -> None:
+def _write(output: Path, results: list[dict[str, Any]]) -> None:
     import torch
 
     versions = {}
@@ -421,7 +487,7 @@ def _write(results: list[dict[str, Any]]) -> None:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    RESULTS.write_text(
+    output.write_text(
         json.dumps(
             {
                 "command": "python3 -m bench.gpu_finetune " + " ".join(sys.argv[1:]),

@@ -13,12 +13,18 @@ try:
 except ImportError:  # the CPU build of torch comes without it
     triton = None
 
+
+def fast(tensor: Tensor) -> bool:
+    """Whether the Triton kernels work on this tensor."""
+    return bool(tensor.is_cuda)
+
+
 _BLOCK = 2048  # columns of SwiGLU that one program works on
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
     """Write x / rms(x) * weight to `out` (tokens, features); returns 1 / rms(x), (tokens,), float32."""
-    if x.is_cuda:
+    if fast(x):
         inverse_rms = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
         features = x.shape[1]
         _rms_norm_kernel[(x.shape[0],)](
@@ -36,7 +42,7 @@ def rms_norm_backward(
     gradient: Tensor, x: Tensor, weight: Tensor, inverse_rms: Tensor, residual_gradient: Tensor, out: Tensor
 ) -> Tensor:
     """Write the gradient of x to `out`: through the norm, plus `residual_gradient`, which went round it."""
-    if x.is_cuda:
+    if fast(x):
         features = x.shape[1]
         _rms_norm_backward_kernel[(x.shape[0],)](
             gradient, x, weight, inverse_rms, residual_gradient, out,
@@ -64,7 +70,7 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor, heads: int, inverse: bool = 
     """
     half = cosine.shape[1]
     sign = -1.0 if inverse else 1.0
-    if x.is_cuda:
+    if fast(x):
         _rotate_kernel[(x.shape[0],)](
             x, cosine, sine, x.stride(0), sign, heads, half,
             HEADS=triton.next_power_of_2(heads), HALF=triton.next_power_of_2(half), num_warps=4,
@@ -80,7 +86,7 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor, heads: int, inverse: bool = 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up, (tokens, features), of gate and up side by side, (tokens, 2 * features)."""
     features = gate_up.shape[1] // 2
-    if gate_up.is_cuda:
+    if fast(gate_up):
         out = gate_up.new_empty(gate_up.shape[0], features)
         grid = (gate_up.shape[0], triton.cdiv(features, _BLOCK))
         _swiglu_kernel[grid](gate_up, out, features, BLOCK=_BLOCK, num_warps=8)
@@ -92,7 +98,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
 def swiglu_backward(gate_up: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient of gate_up, and swiglu(gate_up) again, in the memory of `gate_up` and of `gradient` in turn."""
     features = gradient.shape[1]
-    if gate_up.is_cuda:
+    if fast(gate_up):
         grid = (gate_up.shape[0], triton.cdiv(features, _BLOCK))
         _swiglu_backward_kernel[grid](gate_up, gradient, features, BLOCK=_BLOCK, num_warps=8)
         return gate_up, gradient
