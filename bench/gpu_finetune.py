@@ -79,7 +79,8 @@ def micro_batches(number: int, tokens: int, vocabulary: int) -> Iterator[list[li
 class Meter:
     """Device time of optimizer steps, real tokens in them, and the most memory allocated."""
 
-    def __init__(self) -> None:
+    def __init__(self, warm_up: int = WARM_UP) -> None:
+        self.warm_up = warm_up  # steps that do not count
         self.events: list[Any] = []
         self.tokens: list[int] = []
         self.attended: list[float] = []
@@ -89,7 +90,7 @@ class Meter:
         """Called when a step's work begins."""
         import torch
 
-        if len(self.events) == WARM_UP:
+        if len(self.events) == self.warm_up:
             torch.cuda.reset_peak_memory_stats()
         self.events.append(torch.cuda.Event(enable_timing=True))
         self.events[-1].record()
@@ -103,8 +104,8 @@ class Meter:
         end.record()
         torch.cuda.synchronize()
         events = [*self.events, end]
-        seconds = [a.elapsed_time(b) / 1e3 for a, b in pairwise(events)][WARM_UP:]
-        tokens, attended = sum(self.tokens[WARM_UP:]), sum(self.attended[WARM_UP:])
+        seconds = [a.elapsed_time(b) / 1e3 for a, b in pairwise(events)][self.warm_up :]
+        tokens, attended = sum(self.tokens[self.warm_up :]), sum(self.attended[self.warm_up :])
         config = configuration()
         products = _products(config)
         flops = tokens * (6 * products if full else 4 * products + 6 * adapter_weights)
@@ -198,7 +199,7 @@ def ours(method: str = "lora", tokens: int = 12_288, recompute: str = "nothing",
     )
     optimizer = optimizer_for(parameters, settings)
     torch.cuda.empty_cache()
-    meter = Meter()
+    meter = Meter(warm_up)
 
     def step(batches: list[list[list[int]]]) -> None:
         meter.start([len(row) for batch in batches for row in batch])
@@ -215,7 +216,7 @@ def ours(method: str = "lora", tokens: int = 12_288, recompute: str = "nothing",
         optimizer.zero_grad(set_to_none=True)
         meter.losses.append(total)
 
-    number = (WARM_UP + MEASURED + 1) * accumulate
+    number = (warm_up + measured + 1) * accumulate
     batches = list(micro_batches(number * world.size, tokens, config.vocab_size))[world.rank :: world.size]
     steps = [batches[start : start + accumulate] for start in range(0, number, accumulate)]
     for one in steps[:-1]:
@@ -430,12 +431,12 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "peft-in-our-loop": peft_in_our_loop,
     "ours-qlora": lambda: ours("qlora", tokens=8192, recompute="layer"),
     "ours-qlora-kept": lambda: ours("qlora"),
-    "ours-full": lambda: ours("full", tokens=8192, recompute="gate_up", accumulate=4),
+    "ours-full": lambda: ours("full", tokens=8192, recompute="gate_up", accumulate=4, warm_up=2, measured=5),
 }
 ON_TWO_GPUS: dict[str, Callable[[], dict[str, Any]]] = {
     "ours-lora-2-gpus": ours,
     "ours-qlora-2-gpus": lambda: ours("qlora", tokens=8192, recompute="layer"),
-    "ours-full-2-gpus": lambda: ours("full", tokens=8192, recompute="layer", accumulate=4),
+    "ours-full-2-gpus": lambda: ours("full", tokens=8192, recompute="layer", accumulate=4, warm_up=2, measured=5),
 }
 
 
@@ -463,7 +464,12 @@ def main() -> int:
         launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2"] if case in ON_TWO_GPUS else []
         finished = subprocess.run(
             [sys.executable, *launcher, "-m", "bench.gpu_finetune", "--one", case],
-            env={**os.environ, "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"},
+            env={
+                **os.environ,
+                "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+                # A Trainer that sees two GPUs would use both.
+                "CUDA_VISIBLE_DEVICES": "0,1" if case in ON_TWO_GPUS else "0",
+            },
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         found = [line for line in finished.stdout.splitlines() if line.startswith("RESULT ")]
