@@ -96,6 +96,19 @@ class TrainingSettings(Group):
     instance_count: int = Field(default=1, ge=1, le=64)
     volume_gb: int = Field(default=300, ge=30, le=16384)
     max_runtime_hours: float = Field(default=24, gt=0, le=672)
+    spot: bool = Field(
+        default=False,
+        description="train on spot instances: cheaper, and reclaimed at any time; it goes on from the last checkpoint",
+    )
+    max_wait_hours: float | None = Field(
+        default=None, gt=0, le=672, description="with spot: training and all waiting for instances together"
+    )
+    keep_alive_minutes: int = Field(
+        default=0,
+        ge=0,
+        le=360,
+        description="how long instances wait, and are paid, for a next job (warm pool); 0: none",
+    )
     peft_type: PeftType = "lora"
     epoch: float = Field(default=1.0, gt=0, le=1000)
     learning_rate: float = Field(default=2e-4, gt=0, le=1)
@@ -119,6 +132,27 @@ class TrainingSettings(Group):
     def preparation_flags(self) -> list[str]:
         """PrepareData's flags for what no run-time parameter changes; they are named as the fields."""
         return _flags(self.model_dump(include={"max_input_length", "tokens_per_second", "usd_per_hour"}))
+
+    @model_validator(mode="after")
+    def spot_instances_may_be_waited_for_and_are_not_kept(self) -> "TrainingSettings":
+        if not self.spot:
+            if self.max_wait_hours is not None:
+                raise ValueError(
+                    f"max_wait_hours is {self.max_wait_hours} but spot is false; only spot instances are waited for: "
+                    "remove it or set spot: true"
+                )
+            return self
+        if self.max_wait_hours is None or self.max_wait_hours < self.max_runtime_hours:
+            raise ValueError(
+                f"spot is true, max_wait_hours is {self.max_wait_hours} and max_runtime_hours is "
+                f"{self.max_runtime_hours}; the wait holds the runtime: set max_wait_hours to {self.max_runtime_hours} or more"
+            )
+        if self.keep_alive_minutes:
+            raise ValueError(
+                f"spot is true and keep_alive_minutes is {self.keep_alive_minutes}; SageMaker keeps no spot instances: "
+                "set one of them only"
+            )
+        return self
 
 
 class ProcessingSettings(Group):

@@ -37,8 +37,9 @@ class ContainerSpec:
     `folder` becomes /opt/ml (read and write; the rest of the file system is read only, /tmp is empty and its own).
     `command` is looked up in the image's bin/ first. `environment` is complete but for PATH, HOME and the like.
     `host` is the container's name and one of `hosts`, which all resolve: each to a loopback address of its own.
-    `isolated` takes the network away, a loopback device of its own excepted. `output` gets what the processes print,
-    and `on_lines` the same as complete lines while they come.
+    `isolated` takes the network away, a loopback device of its own excepted; with `network` it is that network's device,
+    which other containers share. `output` gets what the processes print, and `on_lines` the same as complete lines
+    while they come.
     """
 
     image: Path
@@ -49,6 +50,7 @@ class ContainerSpec:
     host: str = HOST_NAME
     hosts: Sequence[str] = (HOST_NAME,)
     isolated: bool = False
+    network: "PeerNetwork | None" = None
     on_lines: Callable[[list[str]], None] = lambda lines: None
     visible: Sequence[Path] = field(default_factory=tuple)  # files that the command needs, even if they lie under /tmp
 
@@ -196,6 +198,55 @@ class Container:
             log.exception("%d lines are only in %s", len(lines), spec.output)
 
 
+class PeerNetwork:
+    """A network that has nothing but a loopback device, for the hosts of one isolated job: they reach each other only.
+
+    It is made by the constructor and stays until close() or the end of this server. Raises ContainerError if it cannot
+    be made.
+    """
+
+    def __init__(self) -> None:
+        tools = {name: shutil.which(name) for name in ("unshare", "nsenter", "setpriv")}
+        if missing := [name for name, path in tools.items() if path is None]:
+            raise ContainerError(
+                f"several isolated hosts share a network of their own, and this machine has no {' and no '.join(missing)}; "
+                "install util-linux"
+            )
+        self._user = ["--user"] if os.geteuid() != 0 else []
+        user = [*self._user, "--map-root-user"] if self._user else []
+        command = [str(tools["unshare"]), "--net", *user, str(tools["setpriv"]), "--pdeathsig", "KILL"]
+        command += [sys.executable, "-m", "local_aws.hold_network"]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+
+        def order() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+        self._process = _shared_spawner().start(order)
+        assert self._process.stdout is not None
+        with self._process.stdout as stream:
+            line = stream.readline().decode(errors="replace").strip()
+        if line != "ready":
+            self.close()
+            raise ContainerError(f"the network that several isolated hosts share cannot be made: {line}")
+
+    def enter(self) -> list[str]:
+        """The start of a command line that runs its rest in this network."""
+        keep = ["--preserve-credentials"] if self._user else []
+        return ["nsenter", f"--target={self._process.pid}", *self._user, *keep, "--net", "--"]
+
+    def close(self) -> None:
+        """Let go of the network; it is gone with the last container in it."""
+        self._process.kill()
+        self._process.wait()
+
+
 class Stoppable(Protocol):
     def stop(self, grace: float) -> object: ...
 
@@ -226,10 +277,13 @@ def isolation_command(spec: ContainerSpec) -> list[str]:
     names = [f"127.0.0.{number} {name}\n" for number, name in enumerate(spec.hosts, start=1)]
     hosts.write_text("".join(["127.0.0.1 localhost\n::1 localhost\n", *names]))
     visible = [spec.image, *spec.visible]
+    enter = spec.network.enter() if spec.network else []
+    alone = spec.isolated and spec.network is None
     if bwrap := shutil.which("bwrap"):
         return [
+            *enter,
             *(bwrap, "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", spec.host),
-            *(["--unshare-net"] if spec.isolated else []),
+            *(["--unshare-net"] if alone else []),
             *("--ro-bind", "/", "/", "--dev-bind", "/dev", "/dev", "--tmpfs", "/dev/shm", "--proc", "/proc"),
             *("--tmpfs", "/tmp", "--tmpfs", "/opt"),
             *[part for child in _other_content_of_opt() for part in ("--ro-bind", child, child)],
@@ -240,9 +294,10 @@ def isolation_command(spec: ContainerSpec) -> list[str]:
     unshare, setpriv = shutil.which("unshare"), shutil.which("setpriv")
     if unshare and setpriv:
         return [
+            *enter,  # first: a change of the user namespace would undo --pdeathsig
             *(setpriv, "--pdeathsig", "KILL", unshare, "--fork", "--kill-child=SIGKILL"),
-            *("--mount", "--pid", "--ipc", "--uts", *(["--net"] if spec.isolated else [])),
-            *(["--user", "--map-root-user"] if os.geteuid() != 0 else []),
+            *("--mount", "--pid", "--ipc", "--uts", *(["--net"] if alone else [])),
+            *(["--user", "--map-root-user"] if os.geteuid() != 0 and not enter else []),
             *(sys.executable, "-I", "-S", str(ENTER_CONTAINER), str(spec.folder), str(hosts), spec.host),
             *(str(path) for path in visible),
             *("--", *spec.command),

@@ -11,7 +11,7 @@ import shutil
 import tarfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from local_aws.containers import (
     ContainerError,
     ContainerSpec,
     LogStream,
+    PeerNetwork,
     image_folder,
     stop_together,
 )
@@ -46,7 +47,7 @@ STOP_GRACE_SECONDS = 120.0  # what SageMaker gives a job between SIGTERM and SIG
 SHUTDOWN_GRACE_SECONDS = 2.0
 SYNC_SECONDS = 1.0  # how often checkpoints and continuous outputs are looked at
 LONGEST_REASON = 1024  # characters of FailureReason and ExitMessage
-MOST_HOSTS = 8  # of a processing job: its hosts share this machine
+MOST_HOSTS = 8  # of a job: its hosts share this machine
 
 SECONDARY_STATUS_MESSAGES = {
     "Starting": "Preparing the instances for training",
@@ -57,7 +58,10 @@ SECONDARY_STATUS_MESSAGES = {
     "Failed": "Training job failed",
     "Stopping": "Stopping the training job",
     "Stopped": "Training job stopped",
+    "Interrupted": "The spot instances were reclaimed",
+    "Restarting": "Preparing new instances to go on from the last checkpoint",
     "MaxRuntimeExceeded": "Training job runtime exceeded MaxRuntimeInSeconds provided",
+    "MaxWaitTimeExceeded": "Training job exceeded MaxWaitTimeInSeconds provided",
 }
 
 
@@ -85,11 +89,14 @@ class Job:
         self.kind = kind
         self.record = record
         self.folder = folder
-        count = record["ProcessingResources"]["ClusterConfig"]["InstanceCount"] if kind == "Processing" else 1
+        resources = record["ProcessingResources"]["ClusterConfig"] if kind == "Processing" else record["ResourceConfig"]
+        count = resources["InstanceCount"]
         self.hosts = [f"algo-{number}" for number in range(1, count + 1)]
         self.containers: dict[str, Container] = {}  # by host
         self.stop_requested = False
-        self.time_is_up = False
+        self.time_is_up = ""  # or the secondary status that says which time
+        self.interrupted = False  # its spot instances were reclaimed, and it has no new ones yet
+        self.seconds_on_instances = 0.0  # while its program ran, on reclaimed ones too
 
     @property
     def name(self) -> str:
@@ -162,6 +169,26 @@ class Jobs:
 
     def stop_training_job(self, request: Request) -> Response:
         return self._stop("Training", request)
+
+    def interrupt(self, name: str) -> None:
+        """Reclaim the instances of a managed spot training job, as EC2 does: SIGTERM, two minutes, SIGKILL; then it restarts.
+
+        Raises ValidationException unless there is such a job and its program runs.
+        """
+        job = self._find("Training", name)
+        with self._service.changed:
+            if not job.record.get("EnableManagedSpotTraining"):
+                raise ValidationException(
+                    f"the training job '{name}' has no spot instances; set EnableManagedSpotTraining in its request"
+                )
+            running = [container for container in job.containers.values() if container.running]
+            if job.status != "InProgress" or job.interrupted or not running:
+                raise ValidationException(
+                    f"the training job '{name}' is {job.record['SecondaryStatus']}, and only one whose program runs "
+                    "can be interrupted; wait until its SecondaryStatus is Training"
+                )
+            job.interrupted = True
+        threading.Thread(target=stop_together, args=(running, STOP_GRACE_SECONDS), daemon=True).start()
 
     # ------------------------------------------------------------------ for the other rooms
 
@@ -265,9 +292,7 @@ class Jobs:
         self._emit(job)
         end: dict[str, Any]
         try:
-            shutil.rmtree(job.folder, ignore_errors=True)
-            for host in job.hosts:
-                job.local("/opt/ml/output", host).mkdir(parents=True)
+            self._make_hosts(job)
             work(job)
             end = {"status": "Stopped" if job.stop_requested or job.time_is_up else "Completed"}
         except JobFailed as failure:
@@ -295,10 +320,10 @@ class Jobs:
         with self._service.changed:
             ended = now()
             if job.kind == "Training":
-                secondary = "MaxRuntimeExceeded" if job.time_is_up and status == "Stopped" else status
+                secondary = job.time_is_up if job.time_is_up and status == "Stopped" else status
+                seconds = int(job.seconds_on_instances)
                 self._set_secondary_status(job, secondary, end.get("FailureReason"))
-                started = job.record.get("TrainingStartTime", ended)
-                seconds = int((ended - started).total_seconds())
+                # A spot price would make the billable time less; this machine has no prices.
                 end.update(TrainingTimeInSeconds=seconds, BillableTimeInSeconds=seconds)
             job.record.update(
                 {**end, f"{job.kind}JobStatus": status, f"{job.kind}EndTime": ended, "LastModifiedTime": ended}
@@ -306,12 +331,19 @@ class Jobs:
             self._service.changed.notify_all()
         self._emit(job)
 
+    @staticmethod
+    def _make_hosts(job: Job) -> None:
+        """Give every host of the job an empty /opt/ml."""
+        shutil.rmtree(job.folder, ignore_errors=True)
+        for host in job.hosts:
+            job.local("/opt/ml/output", host).mkdir(parents=True)
+
     def _process(self, job: Job) -> None:
         record = job.record
         inputs = [item["S3Input"] for item in record.get("ProcessingInputs", []) if "S3Input" in item]
         outputs = [output["S3Output"] for output in record.get("ProcessingOutputConfig", {}).get("Outputs", [])]
         for source in inputs:
-            self._download_to_hosts(job, source)
+            self._download_to_hosts(job, source, source["LocalPath"])
         configured: tuple[str, ...] = (
             "ProcessingJobArn",
             "ProcessingJobName",
@@ -358,9 +390,9 @@ class Jobs:
                     folder = job.local(output["LocalPath"], host)
                     self._store.upload_folder(folder, output["S3Uri"], root=job.local("/opt/ml", host))
 
-    def _download_to_hosts(self, job: Job, source: dict[str, Any]) -> None:
-        """Put all objects of a processing input into every host's folder; if it is sharded, every Nth into each."""
-        folders = [job.local(source["LocalPath"], host) for host in job.hosts]
+    def _download_to_hosts(self, job: Job, source: dict[str, Any], path: str) -> None:
+        """Put all objects of an input into the folder `path` of every host; if it is sharded, every Nth into each."""
+        folders = [job.local(path, host) for host in job.hosts]
         sharded = source.get("S3DataDistributionType") == "ShardedByS3Key"
         whole = job.folder / "sharded"
         for folder in [whole] if sharded else folders:
@@ -377,81 +409,90 @@ class Jobs:
         shutil.rmtree(whole)
 
     def _train(self, job: Job) -> None:
-        record, ml = job.record, job.local("/opt/ml")
-        algorithm = record["AlgorithmSpecification"]
-        self._set_secondary_status(job, "Downloading")
-        channels = {}
-        for channel in record.get("InputDataConfig", []):
-            source = channel["DataSource"]["S3DataSource"]
-            folder = ml / "input/data" / channel["ChannelName"]
-            self._store.download(source["S3Uri"], folder, data_type=source["S3DataType"], role=record["RoleArn"])
-            channels[channel["ChannelName"]] = {
-                **({"ContentType": channel["ContentType"]} if "ContentType" in channel else {}),
-                "TrainingInputMode": channel.get("InputMode", algorithm["TrainingInputMode"]),
-                "S3DistributionType": source.get("S3DataDistributionType", "FullyReplicated"),
-                "RecordWrapperType": channel.get("RecordWrapperType", "None"),
-            }
-        for folder_name in ("input/data", "model", "output/data"):
-            (ml / folder_name).mkdir(parents=True, exist_ok=True)
-        resources = record["ResourceConfig"]
-        instance = {"current_instance_type": resources["InstanceType"], "current_group_name": "homogeneousCluster"}
-        group = {
-            "instance_group_name": "homogeneousCluster",
-            "instance_type": resources["InstanceType"],
-            "hosts": job.hosts,
-        }
-        _write_json(ml / "input/config/inputdataconfig.json", channels)
-        _write_json(ml / "input/config/hyperparameters.json", record.get("HyperParameters", {}))
-        _write_json(
-            ml / "input/config/resourceconfig.json",
-            {**_hosts_config(job, HOST_NAME), **instance, "instance_groups": [group]},
-        )
-
-        checkpoints = []
-        if "CheckpointConfig" in record:
-            path = record["CheckpointConfig"].get("LocalPath", "/opt/ml/checkpoints")
-            uri = record["CheckpointConfig"]["S3Uri"]
-            folder = job.local(path)
-            folder.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(ObjectStoreError):  # a first run has no checkpoints yet
-                self._store.download(uri, folder)
-            checkpoints.append((HOST_NAME, path, uri))
-
-        self._set(job, "TrainingStartTime", now())
-        self._set_secondary_status(job, "Training")
-        metrics = _Metrics(algorithm.get("MetricDefinitions", []))
-        with self._synced(job, checkpoints):
-            failure = self._run_containers(
-                job,
-                image=algorithm["TrainingImage"],
-                command=[*algorithm.get("ContainerEntrypoint", ["train"]), *algorithm.get("ContainerArguments", [])],
-                environment={"TRAINING_JOB_NAME": job.name, "TRAINING_JOB_ARN": job.arn},
-                isolated=record.get("EnableNetworkIsolation", False),
-                lines_hook=metrics,
-            )
-        if metrics.last:
-            self._set(job, "FinalMetricDataList", list(metrics.last.values()))
+        failure = self._train_on_instances(job)
+        while job.interrupted and not (job.stop_requested or job.time_is_up):
+            self._set_secondary_status(job, "Interrupted")
+            self._emit(job)
+            job.interrupted = False
+            self._set_secondary_status(job, "Restarting")
+            self._make_hosts(job)
+            failure = self._train_on_instances(job)
         if failure is not None:
-            raise JobFailed(_algorithm_error(job, failure, _read_start(ml / "output/failure")))
+            raise JobFailed(
+                _algorithm_error(job, failure, _read_start(job.local("/opt/ml/output/failure", failure.host)))
+            )
         # A stopped job's model is kept too, as SageMaker does.
         self._set_secondary_status(job, "Uploading")
-        output = f"{record['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{job.name}/output"
-        if record["OutputDataConfig"].get("CompressionType") == "NONE":
-            self._store.upload_folder(ml / "model", f"{output}/model/", root=ml)
-            self._store.upload_folder(ml / "output/data", f"{output}/data/", root=ml)
+        self._upload_model(job)
+
+    def _train_on_instances(self, job: Job) -> ProgramFailure | None:
+        """Run the program on fresh hosts, until it ends or they are reclaimed; returns the failure, if there was one."""
+        record = job.record
+        algorithm = record["AlgorithmSpecification"]
+        self._set_secondary_status(job, "Downloading")
+        for channel in record.get("InputDataConfig", []):
+            folder = f"/opt/ml/input/data/{channel['ChannelName']}"
+            self._download_to_hosts(job, channel["DataSource"]["S3DataSource"], folder)
+        for host in job.hosts:
+            _write_training_config(job, host)
+        checkpoints = self._download_checkpoints(job)
+
+        self._set_secondary_status(job, "Training")
+        metrics = _Metrics(algorithm.get("MetricDefinitions", []))
+        if "TrainingStartTime" not in record:
+            self._set(job, "TrainingStartTime", now())
+        try:
+            with self._synced(job, checkpoints, leave_out=_is_unfinished):
+                failure = self._run_containers(
+                    job,
+                    image=algorithm["TrainingImage"],
+                    command=[
+                        *algorithm.get("ContainerEntrypoint", ["train"]),
+                        *algorithm.get("ContainerArguments", []),
+                    ],
+                    environment={"TRAINING_JOB_NAME": job.name, "TRAINING_JOB_ARN": job.arn},
+                    isolated=record.get("EnableNetworkIsolation", False),
+                    lines_hook=metrics,
+                )
+        finally:
+            if metrics.last:
+                known = {metric["MetricName"]: metric for metric in record.get("FinalMetricDataList", [])}
+                self._set(job, "FinalMetricDataList", list({**known, **metrics.last}.values()))
+        return failure
+
+    def _download_checkpoints(self, job: Job) -> list[tuple[str, str, str]]:
+        """Put what the job's checkpoint prefix holds into every host; returns (host, path in its container, URI)."""
+        if "CheckpointConfig" not in job.record:
+            return []
+        path = job.record["CheckpointConfig"].get("LocalPath", "/opt/ml/checkpoints")
+        uri = f"{job.record['CheckpointConfig']['S3Uri'].rstrip('/')}/"
+        for host in job.hosts:
+            job.local(path, host).mkdir(parents=True, exist_ok=True)
+            if self._store.holds(uri):  # a first run has no checkpoints yet
+                self._store.download(uri, job.local(path, host))
+        return [(host, path, uri) for host in job.hosts]
+
+    def _upload_model(self, job: Job) -> None:
+        """Upload the model and the output data of all hosts; of two files with the same name the first host's stays."""
+        output = f"{job.record['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{job.name}/output"
+        model, data = _files_of_all_hosts(job, "/opt/ml/model"), _files_of_all_hosts(job, "/opt/ml/output/data")
+        if job.record["OutputDataConfig"].get("CompressionType") == "NONE":
+            for folder, files in (("model", model), ("data", data)):
+                for name, (path, root) in files.items():
+                    self._store.upload_file(path, f"{output}/{folder}/{name}", root=root)
             artifacts = f"{output}/model/"
         else:
-            self._upload_archive(job, ml / "model", f"{output}/model.tar.gz")
-            if any((ml / "output/data").iterdir()):
-                self._upload_archive(job, ml / "output/data", f"{output}/output.tar.gz")
+            self._upload_archive(job, model, f"{output}/model.tar.gz")
+            if data:
+                self._upload_archive(job, data, f"{output}/output.tar.gz")
             artifacts = f"{output}/model.tar.gz"
         self._set(job, "ModelArtifacts", {"S3ModelArtifacts": artifacts})
 
-    def _upload_archive(self, job: Job, folder: Path, uri: str) -> None:
+    def _upload_archive(self, job: Job, files: dict[str, tuple[Path, Path]], uri: str) -> None:
         archive = job.folder / uri.rsplit("/", 1)[-1]
         with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
-            for path in sorted(folder.iterdir()):
-                tar.add(path, path.name)
+            for name, (path, _) in files.items():
+                tar.add(path, name)
         self._store.upload_file(archive, uri)
 
     def _run_containers(
@@ -496,22 +537,29 @@ class Jobs:
                 host=host,
                 hosts=job.hosts,
                 isolated=isolated,
+                network=network,
                 on_lines=on_lines,
             )
 
-        specs = [spec(host) for host in job.hosts]
-        with self._service.changed:
-            if job.stop_requested or self._closed:
-                raise JobStopped
-            for host_spec in specs:
-                job.containers[host_spec.host] = Container(host_spec)
-        return self._wait_for_programs(job, last_lines)
+        # Network isolation lets the hosts of a training job reach each other, and those of a processing job not even that.
+        network = PeerNetwork() if isolated and job.kind == "Training" and len(job.hosts) > 1 else None
+        try:
+            specs = [spec(host) for host in job.hosts]
+            with self._service.changed:
+                if job.stop_requested or self._closed:
+                    raise JobStopped
+                for host_spec in specs:
+                    job.containers[host_spec.host] = Container(host_spec)
+            return self._wait_for_programs(job, last_lines)
+        finally:
+            if network is not None:
+                network.close()
 
-    @staticmethod
-    def _wait_for_programs(job: Job, last_lines: dict[str, str]) -> ProgramFailure | None:
+    def _wait_for_programs(self, job: Job, last_lines: dict[str, str]) -> ProgramFailure | None:
         """Wait until every host's program has ended. The first that fails ends the others and is returned.
 
-        A program that is stopped, because the job is or because its time is up (then job.time_is_up is set), did not fail.
+        A program that is stopped did not fail: because the job is, because its instances are reclaimed, or because its
+        time is up (then job.time_is_up is set).
         """
         ended: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
         waiters = [
@@ -520,27 +568,54 @@ class Jobs:
         ]
         for waiter in waiters:
             waiter.start()
-        deadline = time.monotonic() + job.record["StoppingCondition"].get("MaxRuntimeInSeconds", 86400)
+        started = time.monotonic()
+        seconds, then = self._time_left(job)
         failure = None
         try:
             for _ in waiters:
-                host, code = ended.get(timeout=max(0.0, deadline - time.monotonic()))
+                host, code = ended.get(timeout=max(0.0, started + seconds - time.monotonic()))
                 if code != 0:
-                    failure = None if job.stop_requested else ProgramFailure(host, code, last_lines[host])
+                    stopped = job.stop_requested or job.interrupted
+                    failure = None if stopped else ProgramFailure(host, code, last_lines[host])
                     break
         except queue.Empty:
-            job.time_is_up = True
+            job.time_is_up = then
+            if job.kind == "Training" and not job.stop_requested:
+                self._set(job, "TrainingJobStatus", "Stopping")
+                self._set_secondary_status(job, "Stopping")
         if (failure or job.time_is_up) and not job.stop_requested:
             job.stop(STOP_GRACE_SECONDS)
         for waiter in waiters:
             waiter.join()
+        job.seconds_on_instances += time.monotonic() - started
         return failure
 
+    @staticmethod
+    def _time_left(job: Job) -> tuple[float, str]:
+        """For how many seconds the job's program may still run, and the secondary status after them.
+
+        A spot job has two times: that of its program, and that of its program and of all waiting for instances.
+        """
+        condition = job.record["StoppingCondition"]
+        times = [(condition.get("MaxRuntimeInSeconds", 86400) - job.seconds_on_instances, "MaxRuntimeExceeded")]
+        if "MaxWaitTimeInSeconds" in condition:
+            waited = (now() - job.record["CreationTime"]).total_seconds()
+            times.append((condition["MaxWaitTimeInSeconds"] - waited, "MaxWaitTimeExceeded"))
+        return min(times)
+
     @contextlib.contextmanager
-    def _synced(self, job: Job, folders: list[tuple[str, str, str]]) -> Iterator[None]:
-        """Keep S3 in step with folders, each (host, path in its container, URI), while the body runs, and at its end."""
+    def _synced(
+        self,
+        job: Job,
+        folders: list[tuple[str, str, str]],
+        leave_out: Callable[[Path], bool] = lambda path: False,
+    ) -> Iterator[None]:
+        """Keep S3 in step with folders, each (host, path in its container, URI), while the body runs, and at its end.
+
+        `leave_out` is asked about a file's path below its folder.
+        """
         synced = [
-            _SyncedFolder(self._store, job.local(path, host), uri, job.local("/opt/ml", host))
+            _SyncedFolder(self._store, job.local(path, host), uri, job.local("/opt/ml", host), leave_out)
             for host, path, uri in folders
         ]
         if not synced:
@@ -565,10 +640,13 @@ class Jobs:
 
 
 class _SyncedFolder:
-    """A folder whose new and changed files go to S3 while the job runs."""
+    """A folder whose new and changed files go to S3 while the job runs. What is deleted in it stays in S3."""
 
-    def __init__(self, store: ObjectStore, folder: Path, uri: str, root: Path) -> None:
+    def __init__(
+        self, store: ObjectStore, folder: Path, uri: str, root: Path, leave_out: Callable[[Path], bool]
+    ) -> None:
         self._store, self._folder, self._uri, self._root = store, folder, uri.rstrip("/"), root
+        self._leave_out = leave_out
         self._seen: dict[Path, tuple[int, int]] = {}
         self._uploaded = self._states()
 
@@ -584,13 +662,19 @@ class _SyncedFolder:
     def _upload(self, states: dict[Path, tuple[int, int]]) -> None:
         for path, state in states.items():
             if self._uploaded.get(path) != state:
-                with contextlib.suppress(FileNotFoundError):  # the job may delete an old checkpoint at any time
+                try:
                     self._store.upload_copy(path, f"{self._uri}/{path.relative_to(self._folder)}", self._root)
-                    self._uploaded[path] = state
+                except (FileNotFoundError, ObjectStoreError):
+                    if os.path.lexists(path):
+                        raise
+                    continue  # the job may delete or rename an old checkpoint at any time
+                self._uploaded[path] = state
 
     def _states(self) -> dict[Path, tuple[int, int]]:
         states = {}
         for path in self._folder.rglob("*"):
+            if self._leave_out(path.relative_to(self._folder)):
+                continue
             with contextlib.suppress(FileNotFoundError):
                 if path.is_file():
                     states[path] = (path.stat().st_mtime_ns, path.stat().st_size)
@@ -624,6 +708,59 @@ def _algorithm_error(job: Job, failure: ProgramFailure, message: str) -> str:
     return f"AlgorithmError: {where}{text}"[: LONGEST_REASON - len(ending)] + ending
 
 
+def _is_unfinished(path: Path) -> bool:
+    """Whether a checkpoint's path says that it is still being written: the program renames it when it is whole."""
+    return any(part.startswith(".") or part.endswith(".tmp") for part in path.parts)
+
+
+def _files_of_all_hosts(job: Job, folder: str) -> dict[str, tuple[Path, Path]]:
+    """Name below `folder` -> (file, its host's /opt/ml); of two with the same name the first host's."""
+    files: dict[str, tuple[Path, Path]] = {}
+    for host in job.hosts:
+        below = job.local(folder, host)
+        for path in sorted(below.rglob("*")):
+            if path.is_file() or path.is_symlink():
+                files.setdefault(path.relative_to(below).as_posix(), (path, job.local("/opt/ml", host)))
+    return files
+
+
+def _write_training_config(job: Job, host: str) -> None:
+    """Make the folders and files that a training container finds besides its channels."""
+    ml, record = job.local("/opt/ml", host), job.record
+    for folder in ("input/data", "model", "output/data"):
+        (ml / folder).mkdir(parents=True, exist_ok=True)
+    channels = {}
+    for channel in record.get("InputDataConfig", []):
+        source = channel["DataSource"]["S3DataSource"]
+        mode = channel.get("InputMode", record["AlgorithmSpecification"]["TrainingInputMode"])
+        channels[channel["ChannelName"]] = {
+            **({"ContentType": channel["ContentType"]} if "ContentType" in channel else {}),
+            "TrainingInputMode": mode,
+            "S3DistributionType": source.get("S3DataDistributionType", "FullyReplicated"),
+            "RecordWrapperType": channel.get("RecordWrapperType", "None"),
+        }
+    group, instance_type = "homogeneousCluster", record["ResourceConfig"]["InstanceType"]
+    resources = {
+        **_hosts_config(job, host),
+        "current_instance_type": instance_type,
+        "current_group_name": group,
+        "instance_groups": [{"instance_group_name": group, "instance_type": instance_type, "hosts": job.hosts}],
+    }
+    _write_json(ml / "input/config/inputdataconfig.json", channels)
+    _write_json(ml / "input/config/hyperparameters.json", record.get("HyperParameters", {}))
+    _write_json(ml / "input/config/resourceconfig.json", resources)
+
+
+def _too_many_hosts(field: str, count: int) -> list[str]:
+    if count <= MOST_HOSTS:
+        return []
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30
+    return [
+        f"{field} is {count}; local AWS runs up to {MOST_HOSTS} hosts of a job, which all share this machine "
+        f"({os.cpu_count()} CPUs, {memory} GiB of memory)"
+    ]
+
+
 def _hosts_config(job: Job, host: str) -> dict[str, Any]:
     """What resourceconfig.json tells a container about the job's hosts."""
     return {"current_host": host, "hosts": job.hosts, "network_interface_name": "lo"}
@@ -648,14 +785,8 @@ def _refuse(problems: list[str]) -> None:
 
 def _unsupported_in_processing(request: Request) -> list[str]:
     """What this server cannot run, or SageMaker would refuse, in a processing request; each named."""
-    problems = []
     count = request["ProcessingResources"]["ClusterConfig"]["InstanceCount"]
-    if count > MOST_HOSTS:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30
-        problems.append(
-            f"ProcessingResources.ClusterConfig.InstanceCount is {count}; local AWS runs up to {MOST_HOSTS} hosts of a "
-            f"processing job, which all share this machine ({os.cpu_count()} CPUs, {memory} GiB of memory)"
-        )
+    problems = _too_many_hosts("ProcessingResources.ClusterConfig.InstanceCount", count)
     for item in request.get("ProcessingInputs", []):
         if "S3Input" not in item:
             problems.append(f"ProcessingInputs '{item['InputName']}' has no S3Input; local AWS reads from S3 only")
@@ -693,13 +824,16 @@ def _unsupported_in_training(request: Request) -> list[str]:
         problems.append(
             "AlgorithmSpecification.TrainingImage is missing; local AWS runs images, not marketplace algorithms"
         )
-    if "InstanceType" not in resources or resources.get("InstanceCount") != 1:
+    count = resources.get("InstanceCount", 0)
+    if "InstanceType" not in resources or count < 1:
         problems.append(
-            f"ResourceConfig has InstanceType {resources.get('InstanceType')} and InstanceCount {resources.get('InstanceCount')}; "
-            "local AWS runs a training job on 1 instance of a type that is named"
+            f"ResourceConfig has InstanceType {resources.get('InstanceType')} and InstanceCount {count}; "
+            "local AWS runs a training job on 1 instance or more of a type that is named"
         )
+    problems += _too_many_hosts("ResourceConfig.InstanceCount", count)
     if "StoppingCondition" not in request:
         problems.append("StoppingCondition is missing")
+    problems += _problems_of_spot(request)
     modes = {"AlgorithmSpecification.TrainingInputMode": algorithm.get("TrainingInputMode")}
     names = [channel["ChannelName"] for channel in request.get("InputDataConfig", [])]
     problems += [f"InputDataConfig has two channels '{name}'" for name in sorted(set(names)) if names.count(name) > 1]
@@ -721,6 +855,24 @@ def _unsupported_in_training(request: Request) -> list[str]:
     checkpoint = request.get("CheckpointConfig", {}).get("LocalPath", "/opt/ml/checkpoints")
     if not _below(checkpoint, "/opt/ml"):
         problems.append(f"CheckpointConfig.LocalPath '{checkpoint}' is not below /opt/ml")
+    return problems
+
+
+def _problems_of_spot(request: Request) -> list[str]:
+    condition = request.get("StoppingCondition", {})
+    runtime, wait = condition.get("MaxRuntimeInSeconds", 86400), condition.get("MaxWaitTimeInSeconds")
+    if not request.get("EnableManagedSpotTraining"):
+        return [] if wait is None else ["MaxWaitTimeInSeconds is only allowed with EnableManagedSpotTraining"]
+    problems = []
+    if wait is None or wait < runtime:
+        problems.append(
+            "Invalid MaxWaitTimeInSeconds. It must be present and be greater than or equal to MaxRuntimeInSeconds "
+            f"(MaxWaitTimeInSeconds is {wait}, MaxRuntimeInSeconds {runtime})"
+        )
+    if keep_alive := request.get("ResourceConfig", {}).get("KeepAlivePeriodInSeconds", 0):
+        problems.append(
+            f"KeepAlivePeriodInSeconds is {keep_alive}; a warm pool is not supported with EnableManagedSpotTraining"
+        )
     return problems
 
 

@@ -70,6 +70,17 @@ class ObjectStore:
                 ) from None
         return sum(int(key.size) for key, _ in found)
 
+    def holds(self, uri: str) -> bool:
+        """Whether an object's key starts with that of `uri`. Raises ObjectStoreError if the bucket is not there."""
+        bucket, _ = split(uri)
+        try:
+            self._backend.get_bucket(bucket)
+        except MissingBucket:
+            raise ObjectStoreError(
+                f'ClientError: "{uri}" is in a bucket that does not exist; create it, or change the S3 URI'
+            ) from None
+        return any(True for _ in self._prefix_objects(uri))
+
     def download_model(self, container: dict[str, Any], folder: Path, *, role: str) -> None:
         """Put a model container's files into `folder`: ModelDataSource (uncompressed or tar.gz) or ModelDataUrl (tar.gz)."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,10 +127,10 @@ class ObjectStore:
             total += self._upload(path, bucket, name, keep=keep or path.is_symlink(), root=root or folder)
         return total
 
-    def upload_file(self, path: Path, uri: str) -> int:
-        """Upload one file, which is taken over; returns the number of bytes."""
+    def upload_file(self, path: Path, uri: str, *, root: Path | None = None) -> int:
+        """Upload one file, which is taken over; returns the number of bytes. A link is followed as upload_folder does."""
         bucket, name = split(uri)
-        return self._upload(path, bucket, name, keep=False, root=path.parent)
+        return self._upload(path, bucket, name, keep=path.is_symlink(), root=root or path.parent)
 
     def upload_copy(self, path: Path, uri: str, root: Path) -> int:
         """Upload one file that stays where it is; returns the number of bytes."""

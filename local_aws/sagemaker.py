@@ -100,6 +100,12 @@ def call(operation: str, request: Request) -> Response:
     return _current.call(operation, request)
 
 
+def interrupt(training_job: str) -> None:
+    """Reclaim the spot instances of a running training job. Raises sagemaker_api.ValidationException if it has none."""
+    assert _current is not None, "call install() first"
+    _current.jobs.interrupt(training_job)
+
+
 def _handler(sagemaker: SageMaker, operation: str) -> Callable[[SageMakerResponse], ActionResult]:
     def handle(response: SageMakerResponse) -> ActionResult:
         try:

@@ -40,7 +40,7 @@ def serve(root: Path, images: dict[str, Path], port: int, region: str) -> None:
 
     from local_aws import cloudformation, events, identity, sagemaker, scheduler
 
-    application = _with_clock(DomainDispatcherApplication(create_backend_app))
+    application = _with_controls(DomainDispatcherApplication(create_backend_app))
     try:
         server = make_server(HOST, port, application, threaded=True)
     except SystemExit:  # werkzeug has told why
@@ -71,23 +71,46 @@ def serve(root: Path, images: dict[str, Path], port: int, region: str) -> None:
     server.shutdown()
 
 
-def _with_clock(application: Any) -> Any:
-    """The application, and POST /_local/clock?advance_seconds=N, which moves the scheduler's clock forward."""
-    from local_aws import scheduler
+def _with_controls(application: Any) -> Any:
+    """The application, and what AWS has no request for.
+
+    POST /_local/clock?advance_seconds=N moves the scheduler's clock forward; POST /_local/interrupt?job=NAME reclaims
+    the spot instances of a training job.
+    """
+    from local_aws import sagemaker, scheduler
+    from local_aws.sagemaker_api import ValidationException
+
+    def advance_clock(query: dict[str, list[str]]) -> str:
+        seconds = float(query["advance_seconds"][0])
+        if not 0 <= seconds < 1e10:
+            raise ValueError
+        return scheduler.clock.advance(seconds).isoformat()
+
+    def interrupt(query: dict[str, list[str]]) -> str:
+        name = query["job"][0]
+        sagemaker.interrupt(name)
+        return f"the instances of {name} are being reclaimed"
+
+    controls = {
+        "/_local/clock": (advance_clock, "use POST /_local/clock?advance_seconds=N, N from 0"),
+        "/_local/interrupt": (interrupt, "use POST /_local/interrupt?job=NAME, NAME of a training job"),
+    }
 
     def answer(environment: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        if environment["PATH_INFO"] != "/_local/clock":
+        if environment["PATH_INFO"] not in controls:
             return application(environment, start_response)  # type: ignore[no-any-return]
-        query = parse_qs(environment.get("QUERY_STRING", ""))
+        control, usage = controls[environment["PATH_INFO"]]
+        status = "400 Bad Request"
         try:
-            seconds = float(query["advance_seconds"][0])
-            if environment["REQUEST_METHOD"] != "POST" or not 0 <= seconds < 1e10:
+            if environment["REQUEST_METHOD"] != "POST":
                 raise ValueError
+            text, status = control(parse_qs(environment.get("QUERY_STRING", ""))), "200 OK"
+        except ValidationException as error:
+            text = error.message
         except (KeyError, ValueError):
-            start_response("400 Bad Request", [("Content-Type", "text/plain")])
-            return [b"use POST /_local/clock?advance_seconds=N, N from 0\n"]
-        start_response("200 OK", [("Content-Type", "text/plain")])
-        return [scheduler.clock.advance(seconds).isoformat().encode() + b"\n"]
+            text = usage
+        start_response(status, [("Content-Type", "text/plain")])
+        return [f"{text}\n".encode()]
 
     return answer
 

@@ -196,7 +196,9 @@ def prepare_data(settings: Settings, parameters: Parameters) -> RequestStep:
 
 def run_parameters(settings: Settings, parameters: Parameters) -> Join:
     """All that a trained model depends on besides its data and its base model, as one text of bounded length."""
-    training = settings.training.model_dump_json(exclude={"tokens_per_second", "usd_per_hour", "max_runtime_hours"})
+    of_the_machines = {"max_runtime_hours", "spot", "max_wait_hours", "keep_alive_minutes"}
+    of_the_estimate = {"tokens_per_second", "usd_per_hour"}
+    training = settings.training.model_dump_json(exclude=of_the_machines | of_the_estimate)
     return Join(
         on=",",
         values=[
@@ -220,7 +222,7 @@ def fine_tune(settings: Settings, parameters: Parameters, prepared: RequestStep)
         "validation": data_card_value("uris.validation"),
         "model": base_model_uri(settings),
     }
-    request = {
+    request: Request = {
         "RoleArn": "${TrainRole}",
         "AlgorithmSpecification": {
             "TrainingImage": training_image(settings.images, settings.region, training.instance_type),
@@ -264,9 +266,15 @@ def fine_tune(settings: Settings, parameters: Parameters, prepared: RequestStep)
             "VolumeSizeInGB": training.volume_gb,
         },
         "StoppingCondition": {"MaxRuntimeInSeconds": int(training.max_runtime_hours * 3600)},
+        "CheckpointConfig": {"S3Uri": checkpoints_uri()},
         "EnableNetworkIsolation": True,
         "EnableInterContainerTrafficEncryption": True,
     }
+    if training.keep_alive_minutes:
+        request["ResourceConfig"]["KeepAlivePeriodInSeconds"] = training.keep_alive_minutes * 60
+    if training.max_wait_hours is not None:  # spot is set, and only then
+        request["EnableManagedSpotTraining"] = True
+        request["StoppingCondition"]["MaxWaitTimeInSeconds"] = int(training.max_wait_hours * 3600)
     return RequestStep(
         "FineTune",
         StepTypeEnum.TRAINING,
@@ -427,6 +435,15 @@ def tuned_model_uri(tuned: RequestStep) -> Join:
 def run_uri(name: str) -> Join:
     """The execution's own folder, so that two executions never write to the same place."""
     return Join(on="/", values=["s3://${ArtifactBucket}/runs", ExecutionVariables.PIPELINE_EXECUTION_ID, name])
+
+
+def checkpoints_uri() -> Join:
+    """A folder for all that this training depends on, so that a retry or a later execution of the same goes on with it.
+
+    Not the execution's own folder: the step cache compares CheckpointConfig, so a path that is new in every execution
+    would keep the cache from ever hitting.
+    """
+    return Join(on="/", values=["s3://${ArtifactBucket}/checkpoints", data_card_value("run_fingerprint")])
 
 
 def output_uri(step: RequestStep, name: str) -> Any:

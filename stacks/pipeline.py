@@ -64,6 +64,8 @@ class PipelineStack(Stack):
         artifact_bucket.grant_read(train_role, "datasets/*")
         artifact_bucket.grant_read(train_role, "base-models/*")
         artifact_bucket.grant_put(train_role, "runs/*")
+        artifact_bucket.grant_read(train_role, "checkpoints/*")
+        artifact_bucket.grant_put(train_role, "checkpoints/*")
 
         artifact_bucket.grant_read(evaluate_role, "datasets/*")
         artifact_bucket.grant_read(evaluate_role, "base-models/*")

@@ -30,6 +30,11 @@ class StorageStack(Stack):
             prefix="datasets/.exchange/",
             expiration=Duration.days(1),
         )
+        self.artifact_bucket.add_lifecycle_rule(
+            id="CheckpointsOfEndedTrainings",
+            prefix="checkpoints/",
+            expiration=Duration.days(30),  # longer than a training may take
+        )
 
         CfnOutput(self, "RawBucketName", value=self.raw_bucket.bucket_name)
         CfnOutput(self, "ArtifactBucketName", value=self.artifact_bucket.bucket_name)

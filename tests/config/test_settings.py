@@ -51,6 +51,33 @@ def test_a_manifest_outside_its_tuning_modes_folder_is_refused(tmp_path: Path) -
         load("mine", folder)
 
 
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ("spot: true", r"max_wait_hours is None and max_runtime_hours is 24.*set max_wait_hours to 24.* or more"),
+        (
+            "spot: true, max_runtime_hours: 10, max_wait_hours: 9.5",
+            r"max_wait_hours is 9\.5 and max_runtime_hours is 10",
+        ),
+        ("spot: true, max_wait_hours: 48, keep_alive_minutes: 5", r"keep_alive_minutes is 5; SageMaker keeps no spot"),
+        ("max_wait_hours: 48", r"max_wait_hours is 48.* but spot is false"),
+        ("keep_alive_minutes: 361", r"keep_alive_minutes.*361"),
+        ("keep_alive_minutes: -1", r"keep_alive_minutes.*-1"),
+        ("spot: maybe", r"training\.spot.*'maybe'"),
+    ],
+)
+def test_spot_and_warm_pool_settings_that_contradict_each_other_are_refused(
+    tmp_path: Path, training: str, said: str
+) -> None:
+    with pytest.raises(SettingsError, match=said):
+        load("mine", written(tmp_path, f"{MINIMAL}training: {{{training}}}\n"))
+
+
+def test_spot_instances_that_are_waited_for_are_accepted(tmp_path: Path) -> None:
+    training = "training: {spot: true, max_runtime_hours: 10, max_wait_hours: 10}\n"
+    assert load("mine", written(tmp_path, MINIMAL + training)).training.spot is True
+
+
 def test_an_unknown_environment_names_the_known_ones() -> None:
     with pytest.raises(SettingsError, match=r"'staging'.*dev, local, prod"):
         load("staging")

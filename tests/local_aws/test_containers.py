@@ -8,12 +8,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from local_aws.containers import Container, ContainerError, ContainerSpec, image_folder
+from local_aws.containers import Container, ContainerError, ContainerSpec, PeerNetwork, image_folder
 
 PYTHON = Path(sys.prefix)
 
@@ -28,6 +28,13 @@ def isolation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return str(request.param)
 
 
+@pytest.fixture(scope="module")
+def network() -> Iterator[PeerNetwork]:
+    made = PeerNetwork()  # before a test hides `unshare`
+    yield made
+    made.close()
+
+
 def start(
     folder: Path,
     command: str,
@@ -37,6 +44,7 @@ def start(
     image: Path = PYTHON,
     host: str = "algo-1",
     hosts: Sequence[str] = ("algo-1",),
+    network: PeerNetwork | None = None,
 ) -> Container:
     (folder / "ml").mkdir(parents=True)
     spec = ContainerSpec(
@@ -48,6 +56,7 @@ def start(
         host=host,
         hosts=hosts,
         isolated=isolated,
+        network=network,
         on_lines=lines.extend,
     )
     return Container(spec)
@@ -129,6 +138,32 @@ def test_an_isolated_container_has_the_loopback_device_only(tmp_path: Path) -> N
     server = "import socket; s = socket.create_server(('127.0.0.1', 0)); socket.create_connection(s.getsockname()); print('up')"
     _, lines = run(tmp_path, f'tail -n +3 /proc/net/dev | cut -d: -f1; python3 -c "{server}"', isolated=True)
     assert [line.strip() for line in lines] == ["lo", "up"]
+
+
+def test_isolated_hosts_of_one_network_reach_each_other_and_nobody_else(tmp_path: Path, network: PeerNetwork) -> None:
+    with socket.socket() as outside:
+        outside.bind(("127.0.0.1", 0))
+        outside.listen()
+        server = 'import socket; s = socket.create_server(("algo-1", 7000)); print("up"); print(s.accept()[1][0])'
+        client = (
+            "import socket; socket.create_connection(('algo-1', 7000), 10, ('127.0.0.2', 0));"
+            f"print(socket.socket().connect_ex(('127.0.0.1', {outside.getsockname()[1]})) != 0)"
+        )
+        lines: dict[str, list[str]] = {"algo-1": [], "algo-2": []}
+
+        def run_on(host: str, code: str) -> Container:
+            command = f'python3 -c "{code}"' if host == "algo-2" else f"python3 -c '{code}'"
+            hosts = list(lines)
+            folder = tmp_path / host
+            return start(folder, command, lines[host], isolated=True, host=host, hosts=hosts, network=network)
+
+        first = run_on("algo-1", server)
+        deadline = time.monotonic() + 10
+        while lines["algo-1"] != ["up"]:
+            assert time.monotonic() < deadline, lines
+            time.sleep(0.02)
+        assert run_on("algo-2", client).wait(30) == first.wait(30) == 0
+    assert lines == {"algo-1": ["up", "127.0.0.2"], "algo-2": ["True"]}
 
 
 def test_the_image_comes_first_in_path_and_the_environment_is_clean(

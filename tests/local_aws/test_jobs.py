@@ -1,6 +1,11 @@
 """Processing and training jobs, through the API of a running server."""
 
+import functools
 import json
+import tarfile
+import time
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -435,6 +440,321 @@ def test_checkpoints_come_back_and_go_out(server: Server, name: str) -> None:
     assert server.log_lines("/aws/sagemaker/TrainingJobs", f"{name}-2/") == ["step-1"]
 
 
+def start_training(server: Server, name: str, command: str, **fields: Any) -> None:
+    server.sagemaker.create_training_job(TrainingJobName=name, **training(command, **fields))
+
+
+def training_log(server: Server, name: str) -> str:
+    log = server.root / "run/logs/TrainingJobs" / f"{name}.log"
+    return log.read_text() if log.exists() else ""
+
+
+def checkpoints_of(name: str) -> dict[str, str]:
+    return {"S3Uri": f"s3://{BUCKET}/{name}/checkpoints/"}
+
+
+def test_a_checkpoint_is_in_s3_while_the_job_runs_and_only_when_it_is_whole(server: Server, name: str) -> None:
+    command = (
+        "cd /opt/ml/checkpoints; mkdir step-1.tmp .step-2; echo half > step-1.tmp/w; echo half > .step-2/w;"
+        "echo half > w.tmp; until [ -e /opt/ml/go ]; do sleep 0.02; done;"
+        "echo whole > step-1.tmp/w; mv step-1.tmp step-1; sleep 60"
+    )
+    start_training(server, name, command, CheckpointConfig=checkpoints_of(name))
+    job = server.root / f"run/jobs/training-{name}/algo-1/ml"
+    server.wait_for(lambda: (job / "checkpoints/w.tmp").exists())
+    time.sleep(2.5)  # two looks at the folder: nothing may come of them
+    assert server.keys(f"{name}/checkpoints") == []
+    (job / "go").touch()
+    server.wait_for(lambda: server.keys(f"{name}/checkpoints") == [f"{name}/checkpoints/step-1/w"])
+    assert server.get(f"{name}/checkpoints/step-1/w") == "whole\n"
+    assert server.sagemaker.describe_training_job(TrainingJobName=name)["TrainingJobStatus"] == "InProgress"
+    server.sagemaker.stop_training_job(TrainingJobName=name)
+    server.training_job(name)
+    assert server.keys(f"{name}/checkpoints") == [f"{name}/checkpoints/step-1/w"]
+
+
+def test_a_checkpoint_that_is_deleted_stays_in_s3_and_a_changed_one_is_renewed(server: Server, name: str) -> None:
+    server.put(f"{name}/checkpoints/old", "1")
+    server.put(f"{name}/checkpoints/kept", "1")
+    server.put(f"{name}/checkpoints-of-another", "1")
+    command = "cd /opt/ml/checkpoints; ls; rm old; echo 22 > kept; echo 3 > new"
+    train(server, name, command, CheckpointConfig=checkpoints_of(name))
+    assert server.log_lines("/aws/sagemaker/TrainingJobs", f"{name}/") == ["kept", "old"]
+    found = {key.rsplit("/", 1)[-1]: server.get(key).strip() for key in server.keys(f"{name}/checkpoints/")}
+    assert found == {"old": "1", "kept": "22", "new": "3"}
+
+
+@pytest.mark.parametrize("end", ["exit 1", "kill -9 $$"])
+def test_the_last_checkpoint_of_a_job_that_fails_is_kept(server: Server, name: str, end: str) -> None:
+    command = f"mkdir /opt/ml/checkpoints/step-1; echo 1 > /opt/ml/checkpoints/step-1/w; {end}"
+    job = train(server, name, command, CheckpointConfig=checkpoints_of(name))
+    assert job["TrainingJobStatus"] == "Failed"
+    assert server.keys(f"{name}/checkpoints") == [f"{name}/checkpoints/step-1/w"]
+
+
+def test_a_checkpoint_bucket_that_is_not_there_fails_the_job_by_name(server: Server, name: str) -> None:
+    job = train(server, name, "true", CheckpointConfig={"S3Uri": "s3://no-such-bucket/x"})
+    assert job["TrainingJobStatus"] == "Failed"
+    assert '"s3://no-such-bucket/x/" is in a bucket that does not exist' in job["FailureReason"]
+
+
+# Says when it is ready for SIGTERM; then writes a last checkpoint and a model, and ends with a code of its own.
+SAVE_AT_TERM = (
+    "save() { echo saved > /opt/ml/checkpoints/last; echo m > /opt/ml/model/w; exit 7; };"
+    "trap save TERM; echo up; while :; do sleep 0.02; done"
+)
+
+
+def test_a_stopped_training_job_saves_a_checkpoint_and_its_model(server: Server, name: str) -> None:
+    start_training(server, name, SAVE_AT_TERM, CheckpointConfig=checkpoints_of(name))
+    server.wait_for(lambda: training_log(server, name) == "up\n")
+    server.sagemaker.stop_training_job(TrainingJobName=name)
+    job = server.training_job(name)
+    assert (job["TrainingJobStatus"], job["SecondaryStatus"]) == ("Stopped", "Stopped")
+    assert [transition["Status"] for transition in job["SecondaryStatusTransitions"]][-3:] == [
+        "Stopping", "Uploading", "Stopped",
+    ]  # fmt: skip
+    assert server.get(f"{name}/checkpoints/last") == "saved\n"
+    assert server.keys(f"models/{name}/") == [f"models/{name}/output/model/w"]
+
+
+def test_a_training_job_over_its_time_is_told_to_end_like_one_that_is_stopped(server: Server, name: str) -> None:
+    fields = {"CheckpointConfig": checkpoints_of(name), "StoppingCondition": {"MaxRuntimeInSeconds": 1}}
+    job = train(server, name, SAVE_AT_TERM, **fields)
+    assert (job["TrainingJobStatus"], job["SecondaryStatus"]) == ("Stopped", "MaxRuntimeExceeded")
+    assert server.get(f"{name}/checkpoints/last") == "saved\n"
+    assert job["ModelArtifacts"]["S3ModelArtifacts"].endswith(f"/{name}/output/model/")
+
+
+# ---------------------------------------------------------------------- training on several hosts
+
+
+def on_instances(count: int) -> dict[str, Any]:
+    return {"InstanceType": "ml.g5.2xlarge", "InstanceCount": count, "VolumeSizeInGB": 10}
+
+
+def host_log(server: Server, name: str, host: str) -> list[str]:
+    return server.log_lines("/aws/sagemaker/TrainingJobs", f"{name}/{host}-")
+
+
+def test_every_host_of_a_training_job_has_its_own_opt_ml_and_knows_the_others(server: Server, name: str) -> None:
+    for key in ("a", "b", "c"):
+        server.put(f"{name}/in/{key}", key)
+    request = training(
+        "cd /opt/ml/input; hostname; ls data/all | wc -l; ls data/part | tr '\\n' ' '; echo;"
+        "echo $(cat config/resourceconfig.json); cat config/hyperparameters.json",
+        channels={"all": f"s3://{BUCKET}/{name}/in/", "part": f"s3://{BUCKET}/{name}/in/"},
+        ResourceConfig=on_instances(2),
+    )
+    request["InputDataConfig"][1]["DataSource"]["S3DataSource"]["S3DataDistributionType"] = "ShardedByS3Key"
+    server.sagemaker.create_training_job(TrainingJobName=name, **request)
+    assert server.training_job(name)["TrainingJobStatus"] == "Completed"
+    for host, part in (("algo-1", "a c"), ("algo-2", "b")):
+        host_name, files, mine, resources, hyperparameters = host_log(server, name, host)
+        assert (host_name, files, mine.strip(), hyperparameters) == (host, "3", part, "{}")
+        assert json.loads(resources) == {
+            "current_host": host,
+            "hosts": ["algo-1", "algo-2"],
+            "network_interface_name": "lo",
+            "current_instance_type": "ml.g5.2xlarge",
+            "current_group_name": "homogeneousCluster",
+            "instance_groups": [
+                {
+                    "instance_group_name": "homogeneousCluster",
+                    "instance_type": "ml.g5.2xlarge",
+                    "hosts": ["algo-1", "algo-2"],
+                }
+            ],
+        }
+
+
+@pytest.mark.parametrize("compression", ["NONE", "GZIP"])
+def test_the_model_is_made_of_all_hosts_files_and_the_first_host_wins(
+    server: Server, name: str, compression: str, tmp_path: Path
+) -> None:
+    output = {"S3OutputPath": f"s3://{BUCKET}/merged", "CompressionType": compression}
+    command = "cd /opt/ml/model; mkdir deep; hostname | tee same deep/$(hostname); ln -s /opt/ml/model/same link"
+    job = train(server, name, command, ResourceConfig=on_instances(3), OutputDataConfig=output)
+    assert job["TrainingJobStatus"] == "Completed"
+    artifacts = job["ModelArtifacts"]["S3ModelArtifacts"].removeprefix(f"s3://{BUCKET}/")
+    names = ["deep/algo-1", "deep/algo-2", "deep/algo-3", "link", "same"]
+    if compression == "NONE":
+        assert server.keys(artifacts) == [f"{artifacts}{file}" for file in names]
+        assert server.get(f"{artifacts}same") == server.get(f"{artifacts}link") == "algo-1\n"
+        assert server.get(f"{artifacts}deep/algo-3") == "algo-3\n"
+    else:
+        server.s3.download_file(BUCKET, artifacts, str(tmp_path / "model.tar.gz"))
+        with tarfile.open(tmp_path / "model.tar.gz") as tar:
+            assert sorted(tar.getnames()) == names
+            same = tar.extractfile("same")
+            assert same is not None and same.read() == b"algo-1\n"
+
+
+def test_a_host_of_a_training_job_that_fails_ends_the_others(server: Server, name: str) -> None:
+    command = (
+        "[ $(hostname) = algo-2 ] && sleep 0.5 && echo 'out of memory' > /opt/ml/output/failure && exit 3;"
+        "trap 'echo told; exit 1' TERM; while :; do sleep 0.02; done"
+    )
+    job = train(server, name, command, ResourceConfig=on_instances(2))
+    assert job["FailureReason"] == "AlgorithmError: algo-2: out of memory, exit code: 3"
+    assert host_log(server, name, "algo-1") == ["told"]
+    assert server.keys(f"models/{name}/") == []
+
+
+def test_checkpoints_of_all_hosts_meet_under_one_prefix_and_come_back_to_each(server: Server, name: str) -> None:
+    fields = {"CheckpointConfig": checkpoints_of(name), "ResourceConfig": on_instances(2)}
+    command = "cd /opt/ml/checkpoints; ls | tr '\\n' ' '; hostname > $(hostname)"
+    train(server, name, command, **fields)
+    assert server.keys(f"{name}/checkpoints") == [f"{name}/checkpoints/algo-1", f"{name}/checkpoints/algo-2"]
+    train(server, f"{name}-2", command, **fields)
+    for host in ("algo-1", "algo-2"):
+        assert host_log(server, f"{name}-2", host) == ["algo-1 algo-2 "]
+
+
+# Every host says who it is to all others, over the TCP store and gloo, as training across hosts does.
+ALL_REDUCE = """
+import json, socket, torch, torch.distributed as distributed
+resources = json.load(open("/opt/ml/input/config/resourceconfig.json"))
+hosts, me = resources["hosts"], resources["current_host"]
+assert socket.getaddrinfo(me, None)[0][4][0] == f"127.0.0.{hosts.index(me) + 1}"
+rank = hosts.index(me)
+distributed.init_process_group("gloo", init_method=f"tcp://{hosts[0]}:29500", rank=rank, world_size=len(hosts))
+value = torch.tensor([float(rank + 1)])
+distributed.all_reduce(value)
+print("sum", value.item())
+print("devices", len(open("/proc/net/dev").readlines()) - 2)
+distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_torch_works_across_the_hosts_of_a_training_job(server: Server, name: str, isolated: bool) -> None:
+    server.put(f"{name}/code/all_reduce.py", ALL_REDUCE)
+    request = training(
+        "python /opt/ml/input/data/code/all_reduce.py",
+        channels={"code": f"s3://{BUCKET}/{name}/code/"},
+        ResourceConfig=on_instances(2),
+        EnableNetworkIsolation=isolated,
+        Environment={"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+    )
+    request["AlgorithmSpecification"]["TrainingImage"] = "djl-inference"  # the folder with torch
+    server.sagemaker.create_training_job(TrainingJobName=name, **request)
+    describe = functools.partial(server.sagemaker.describe_training_job, TrainingJobName=name)
+    server.wait_for(lambda: describe()["TrainingJobStatus"] != "InProgress", 120)
+    assert describe()["TrainingJobStatus"] == "Completed"
+    for host in ("algo-1", "algo-2"):
+        lines = host_log(server, name, host)
+        assert "sum 3.0" in lines
+        assert ("devices 1" in lines) == isolated
+
+
+# ---------------------------------------------------------------------- managed spot training
+
+
+SPOT = {
+    "EnableManagedSpotTraining": True,
+    "StoppingCondition": {"MaxRuntimeInSeconds": 60, "MaxWaitTimeInSeconds": 120},
+}
+
+
+def interrupt(server: Server, name: str, method: str = "POST") -> tuple[int, str]:
+    url = f"{server.process.url}/_local/interrupt?job={name}"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method=method)) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def statuses(job: dict[str, Any]) -> list[str]:
+    return [transition["Status"] for transition in job["SecondaryStatusTransitions"]]
+
+
+def test_an_interrupted_spot_job_goes_on_from_its_checkpoint_on_a_fresh_host(server: Server, name: str) -> None:
+    server.put(f"{name}/data/a", "row")
+    command = (
+        "cd /opt/ml; cat input/data/train/a; echo; ls model;"
+        "[ -e checkpoints/last ] && echo on && echo done > model/w && exit 0;"
+        "touch model/of-the-first-host; trap 'echo saved > checkpoints/last; exit 7' TERM;"
+        "echo up; while :; do sleep 0.02; done"
+    )
+    request = training(
+        command, channels={"train": f"s3://{BUCKET}/{name}/data/"}, CheckpointConfig=checkpoints_of(name), **SPOT
+    )
+    server.sagemaker.create_training_job(TrainingJobName=name, **request)
+    server.wait_for(lambda: training_log(server, name) == "row\nup\n")
+    time.sleep(1.0)
+    assert interrupt(server, name) == (200, f"the instances of {name} are being reclaimed\n")
+    job = server.training_job(name)
+    assert (job["TrainingJobStatus"], job["SecondaryStatus"]) == ("Completed", "Completed")
+    assert statuses(job) == [
+        "Starting", "Downloading", "Training", "Interrupted", "Restarting", "Downloading", "Training", "Uploading",
+        "Completed",
+    ]  # fmt: skip
+    assert training_log(server, name) == "row\nup\nrow\non\n"
+    assert server.keys(f"models/{name}/") == [f"models/{name}/output/model/w"]
+    whole = (job["TrainingEndTime"] - job["TrainingStartTime"]).total_seconds()
+    assert 1 <= job["TrainingTimeInSeconds"] <= whole
+    assert job["BillableTimeInSeconds"] == job["TrainingTimeInSeconds"]
+    assert job["EnableManagedSpotTraining"] is True
+
+
+def test_all_hosts_of_a_spot_job_are_reclaimed_together(server: Server, name: str) -> None:
+    command = (
+        "[ -e /opt/ml/checkpoints/algo-2 ] && ls /opt/ml/checkpoints && exit 0;"
+        "trap 'hostname > /opt/ml/checkpoints/$(hostname); exit 1' TERM; echo up; while :; do sleep 0.02; done"
+    )
+    start_training(server, name, command, CheckpointConfig=checkpoints_of(name), ResourceConfig=on_instances(2), **SPOT)
+    server.wait_for(lambda: training_log(server, f"{name}.algo-1") == training_log(server, f"{name}.algo-2") == "up\n")
+    assert interrupt(server, name)[0] == 200
+    assert server.training_job(name)["TrainingJobStatus"] == "Completed"
+    for host in ("algo-1", "algo-2"):
+        assert training_log(server, f"{name}.{host}") == "up\nalgo-1\nalgo-2\n"
+
+
+def test_the_runtime_of_a_spot_job_counts_over_its_interruptions(server: Server, name: str) -> None:
+    condition = {"MaxRuntimeInSeconds": 3, "MaxWaitTimeInSeconds": 100}
+    start_training(server, name, "echo up; sleep 60", **{**SPOT, "StoppingCondition": condition})
+    server.wait_for(lambda: training_log(server, name) == "up\n")
+    time.sleep(2.0)
+    assert interrupt(server, name)[0] == 200
+    job = server.training_job(name)
+    assert (job["TrainingJobStatus"], job["SecondaryStatus"]) == ("Stopped", "MaxRuntimeExceeded")
+    assert statuses(job).count("Training") == 2
+    assert 3 <= job["TrainingTimeInSeconds"] <= 5
+
+
+def test_a_spot_job_that_waited_too_long_says_so(server: Server, name: str) -> None:
+    condition = {"MaxRuntimeInSeconds": 2, "MaxWaitTimeInSeconds": 2}  # waiting counts from the request on
+    job = train(server, name, "sleep 60", **{**SPOT, "StoppingCondition": condition})
+    assert (job["TrainingJobStatus"], job["SecondaryStatus"]) == ("Stopped", "MaxWaitTimeExceeded")
+
+
+def test_a_spot_job_that_is_stopped_does_not_restart(server: Server, name: str) -> None:
+    command = "trap 'sleep 1; exit 0' TERM; echo up; while :; do sleep 0.02; done"
+    start_training(server, name, command, **SPOT)
+    server.wait_for(lambda: training_log(server, name) == "up\n")
+    assert interrupt(server, name)[0] == 200
+    assert "can be interrupted" in interrupt(server, name)[1]  # it is being reclaimed already
+    server.sagemaker.stop_training_job(TrainingJobName=name)
+    job = server.training_job(name)
+    assert job["TrainingJobStatus"] == "Stopped"
+    assert "Restarting" not in statuses(job)
+
+
+def test_what_cannot_be_interrupted_is_refused_with_the_reason(server: Server, name: str) -> None:
+    train(server, name, "true")
+    train(server, f"{name}-2", "true", **SPOT)
+    assert interrupt(server, name) == (
+        400, f"the training job '{name}' has no spot instances; set EnableManagedSpotTraining in its request\n",
+    )  # fmt: skip
+    status, text = interrupt(server, f"{name}-2")
+    assert status == 400 and "is Completed, and only one whose program runs" in text
+    assert interrupt(server, "nobody") == (400, "Requested resource not found: training job 'nobody'\n")
+    assert interrupt(server, name, "GET") == (400, "use POST /_local/interrupt?job=NAME, NAME of a training job\n")
+    assert interrupt(server, "")[1].startswith("use POST /_local/interrupt?job=NAME")
+
+
 # ---------------------------------------------------------------------- requests
 
 
@@ -460,8 +780,37 @@ def test_a_job_name_is_used_once(server: Server, name: str) -> None:
         ({"StoppingCondition": {"MaxRuntimeInSeconds": 0}}, ["'stoppingCondition.maxRuntimeInSeconds'", "equal to 1"]),
         ({"RoleArn": "arn:aws:iam::123456789012:role/nobody"}, ["Could not assume role", "no such role"]),
         (
-            {"ResourceConfig": {"InstanceType": "ml.g5.2xlarge", "InstanceCount": 2, "VolumeSizeInGB": 10}},
-            ["InstanceCount 2", "1 instance"],
+            {"ResourceConfig": {"InstanceType": "ml.g5.2xlarge", "InstanceCount": 9, "VolumeSizeInGB": 10}},
+            ["ResourceConfig.InstanceCount is 9", "up to 8 hosts"],
+        ),
+        (
+            {"ResourceConfig": {"InstanceType": "ml.g5.2xlarge", "InstanceCount": 0, "VolumeSizeInGB": 10}},
+            ["InstanceCount 0", "1 instance or more"],
+        ),
+        ({"EnableManagedSpotTraining": True}, ["Invalid MaxWaitTimeInSeconds. It must be present", "is None"]),
+        (
+            {
+                "EnableManagedSpotTraining": True,
+                "StoppingCondition": {"MaxRuntimeInSeconds": 60, "MaxWaitTimeInSeconds": 59},
+            },
+            ["greater than or equal to MaxRuntimeInSeconds", "is 59, MaxRuntimeInSeconds 60"],
+        ),
+        (
+            {"StoppingCondition": {"MaxRuntimeInSeconds": 60, "MaxWaitTimeInSeconds": 60}},
+            ["only allowed with EnableManagedSpotTraining"],
+        ),
+        (
+            {
+                "EnableManagedSpotTraining": True,
+                "StoppingCondition": {"MaxRuntimeInSeconds": 60, "MaxWaitTimeInSeconds": 60},
+                "ResourceConfig": {
+                    "InstanceType": "ml.g5.2xlarge",
+                    "InstanceCount": 1,
+                    "VolumeSizeInGB": 10,
+                    "KeepAlivePeriodInSeconds": 600,
+                },
+            },
+            ["KeepAlivePeriodInSeconds is 600", "not supported with EnableManagedSpotTraining"],
         ),
     ],
 )

@@ -321,6 +321,40 @@ def test_stopping_ends_the_jobs_that_run(server: Server) -> None:
 # ---------------------------------------------------------------------- starting and describing
 
 
+def test_stopping_a_pipeline_lets_its_training_save_a_checkpoint_that_the_next_execution_goes_on_with(
+    server: Server,
+) -> None:
+    prefix = f"resumed-{uuid.uuid4().hex[:8]}"
+    command = (
+        "cd /opt/ml/checkpoints; [ -e last ] && cat last && exit 0;"
+        "trap 'echo step-7 > last; exit 0' TERM; echo up; while :; do sleep 0.02; done"
+    )
+    checkpoints = {"S3Uri": f"s3://{BUCKET}/{prefix}/"}
+    cached = {"CacheConfig": {"Enabled": True, "ExpireAfter": "P30D"}}
+    request = training(command, CheckpointConfig=checkpoints)
+    pipeline = create(server, step("Train", "Training", request, **cached))
+    first = start(server, pipeline)
+
+    def is_up(arn: str) -> bool:
+        job = steps_of(server, arn).get("Train", {}).get("Metadata", {}).get("TrainingJob")
+        log = server.root / "run/logs/TrainingJobs" / f"{job['Arn'].rsplit('/', 1)[-1]}.log" if job else None
+        return log is not None and log.exists() and log.read_text() == "up\n"
+
+    server.wait_for(lambda: is_up(first))
+    server.sagemaker.stop_pipeline_execution(PipelineExecutionArn=first)
+    assert server.execution(first)["PipelineExecutionStatus"] == "Stopped"
+    assert server.get(f"{prefix}/last") == "step-7\n"
+    second = start(server, pipeline)
+    assert server.execution(second)["PipelineExecutionStatus"] == "Succeeded"
+    train = steps_of(server, second)["Train"]
+    assert "CacheHitResult" not in train  # a training that was stopped is no result
+    name = train["Metadata"]["TrainingJob"]["Arn"].rsplit("/", 1)[-1]
+    assert server.log_lines("/aws/sagemaker/TrainingJobs", f"{name}/") == ["step-7"]
+    third = start(server, pipeline)
+    assert server.execution(third)["PipelineExecutionStatus"] == "Succeeded"
+    assert steps_of(server, third)["Train"]["CacheHitResult"]["SourcePipelineExecutionArn"] == second
+
+
 def test_wrong_parameters_are_refused_all_at_once(server: Server) -> None:
     with pytest.raises(ClientError) as caught:
         start(server, create(server, job("A")), Epoch="1", Margin="much", Mode="c")

@@ -13,7 +13,7 @@ from botocore.validate import ParamValidator
 
 from config.settings import Settings, load
 from pipeline.definition import RESOURCES, deploy_definition, finetune_definition
-from pipeline_steps.contract import gate
+from pipeline_steps.contract import gate, progress
 
 REPOSITORY = Path(__file__).parents[2]
 OPERATIONS = {
@@ -162,9 +162,78 @@ def test_the_steps_whose_inputs_are_addressed_by_content_are_cached_and_no_other
     assert cached == {"FineTune", "Evaluate"}
     for name in cached:
         step = next(step for step in all_steps(finetune["Steps"]) if step["Name"] == name)
-        keys = {"InputDataConfig", "HyperParameters", "ProcessingInputs", "AppSpecification"} & set(step["Arguments"])
+        keys = {"InputDataConfig", "HyperParameters", "CheckpointConfig", "ProcessingInputs", "AppSpecification"} & set(
+            step["Arguments"]
+        )
         for key in keys:
             assert "Execution." not in json.dumps(step["Arguments"][key]), f"{name}.{key} differs in every execution"
+
+
+def fine_tune_request(**training: Any) -> dict[str, Any]:
+    """FineTune's request as the service receives it, checked against the service's model."""
+    values = load("prod").model_dump()
+    values["training"] |= training
+    definition = with_resources(json.loads(finetune_definition(Settings.model_validate(values))))
+    step = next(step for step in all_steps(definition["Steps"]) if step["Name"] == "FineTune")
+    request: dict[str, Any] = evaluated(step["Arguments"], values_of(definition))
+    operation = SERVICE.operation_model("CreateTrainingJob")
+    report = ParamValidator().validate({"TrainingJobName": "job", **request}, operation.input_shape)
+    assert not report.has_errors(), report.generate_report()
+    return request
+
+
+def test_checkpoints_lie_under_all_that_the_training_depends_on(finetune: dict[str, Any]) -> None:
+    step = next(step for step in all_steps(finetune["Steps"]) if step["Name"] == "FineTune")
+    bucket, fingerprint = step["Arguments"]["CheckpointConfig"]["S3Uri"]["Std:Join"]["Values"]
+    assert bucket == "s3://${ArtifactBucket}/checkpoints"
+    assert fingerprint["Std:JsonGet"]["Path"] == "run_fingerprint"
+
+
+def test_spot_training_waits_as_long_as_the_settings_say() -> None:
+    request = fine_tune_request(spot=True, max_runtime_hours=10, max_wait_hours=20)
+    assert request["EnableManagedSpotTraining"] is True
+    assert request["StoppingCondition"] == {"MaxRuntimeInSeconds": 36_000, "MaxWaitTimeInSeconds": 72_000}
+    assert "KeepAlivePeriodInSeconds" not in request["ResourceConfig"]
+
+
+def test_a_warm_pool_is_asked_for_in_seconds() -> None:
+    request = fine_tune_request(keep_alive_minutes=30)
+    assert request["ResourceConfig"]["KeepAlivePeriodInSeconds"] == 1800
+    assert "EnableManagedSpotTraining" not in request
+    assert "MaxWaitTimeInSeconds" not in request["StoppingCondition"]
+
+
+def test_without_spot_and_warm_pool_the_request_names_neither() -> None:
+    text = json.dumps(fine_tune_request())
+    assert "Spot" not in text and "MaxWaitTime" not in text and "KeepAlive" not in text
+
+
+def test_where_a_training_runs_does_not_make_it_another_training() -> None:
+    def run_parameters(**training: Any) -> Any:
+        values = load("prod").model_dump()
+        values["training"] |= training
+        prepare = json.loads(finetune_definition(Settings.model_validate(values)))["Steps"][0]
+        arguments = prepare["Arguments"]["AppSpecification"]["ContainerArguments"]
+        return arguments[arguments.index("--run_parameters") + 1]
+
+    assert run_parameters(spot=True, max_wait_hours=48) == run_parameters(keep_alive_minutes=30) == run_parameters()
+    assert run_parameters(lora_r=8) != run_parameters()
+
+
+def test_the_metric_expressions_read_the_lines_that_training_prints(
+    finetune: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress.report("train", 5, 20, train_loss=1.23, tokens_per_second=4321, learning_rate=2e-5, seconds_left=12)
+    lines = capsys.readouterr().out + "eval_loss=1.2 step=40\n"
+    definitions = next(step for step in all_steps(finetune["Steps"]) if step["Name"] == "FineTune")["Arguments"][
+        "AlgorithmSpecification"
+    ]["MetricDefinitions"]
+    assert {one["Name"]: re.findall(one["Regex"], lines) for one in definitions} == {
+        "train:loss": ["1.23"],
+        "validation:loss": ["1.2"],
+        "train:tokens_per_second": ["4321"],
+        "train:learning_rate": ["2e-05"],
+    }
 
 
 def test_jobs_are_tried_again_after_faults_of_the_service_only(finetune: dict[str, Any]) -> None:
