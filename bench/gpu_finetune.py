@@ -162,7 +162,14 @@ def kinds_of_kernels(step: Callable[[], None]) -> dict[str, float]:
 # ---------------------------------------------------------------- ours
 
 
-def ours(method: str = "lora", tokens: int = 12_288, recompute: str = "nothing", accumulate: int = 1) -> dict[str, Any]:
+def ours(
+    method: str = "lora",
+    tokens: int = 12_288,
+    recompute: str = "nothing",
+    accumulate: int = 1,
+    warm_up: int = WARM_UP,
+    measured: int = MEASURED,
+) -> dict[str, Any]:
     """The product's decoder, optimizer and devices, in steps of `accumulate` streams of `tokens` on each device."""
     import torch
 
