@@ -15,7 +15,7 @@ from typing import IO, Any, Literal, NamedTuple
 from pipeline_steps.contract import dataset, files
 from pipeline_steps.contract.errors import DataError
 
-PART_BYTES = 8 * 2**20
+PART_BYTES = 4 * 2**20  # small enough that all cores are busy to the end, also with 25 MB of rows
 LONGEST_LINE = 10 * 2**20  # bytes; a row beyond any context window, or a file that is no JSON lines
 
 ROWS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -14,6 +15,8 @@ from pipeline_steps.data.sources import Part
 
 PROGRESS_SECONDS = 5.0
 WORTH_PROCESSES_BYTES = 4 * 2**20  # below that, starting them takes longer than the work
+# Not forked: the tokenizer and Arrow have threads, which a fork would lose.
+SPAWN = multiprocessing.get_context("spawn")
 
 _state: dict[str, Any] = {}
 
@@ -33,10 +36,8 @@ def examine_all(parts: Sequence[Part], job: Examination, work: Path) -> None:
             progress.done(part)
         return
 
-    # Spawned, not forked: the tokenizer and Arrow have threads, which a fork would lose.
-    context = multiprocessing.get_context("spawn")
-    counter = context.Value("q", 0)
-    with ProcessPoolExecutor(workers, context, _start, (job, work, counter)) as pool:
+    counter = SPAWN.Value("q", 0)
+    with processes(workers, work, _start, (job, work), counter) as pool:
         waiting = {pool.submit(_examine, part): part for part in parts}
         try:
             while waiting:
@@ -50,6 +51,24 @@ def examine_all(parts: Sequence[Part], job: Examination, work: Path) -> None:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def processes(
+    count: int, folder: Path, start: Callable[..., None], given: tuple[Any, ...], *shared: Any
+) -> ProcessPoolExecutor:
+    """A pool of `count` processes, each of which first calls `start` with `given` and `shared`.
+
+    `shared` are what only a starting process may be given, such as counters. `given` goes through a file in `folder`:
+    whoever starts a process waits until it has taken its arguments, which it does after its imports, so that with
+    megabytes of tokenizer in them the processes would start one after the other.
+    """
+    path = folder / "given-to-processes.pickle"
+    path.write_bytes(pickle.dumps(given))
+    return ProcessPoolExecutor(count, SPAWN, _start_with, (start, path, shared))
+
+
+def _start_with(start: Callable[..., None], path: Path, shared: tuple[Any, ...]) -> None:
+    start(*pickle.loads(path.read_bytes()), *shared)
 
 
 def _start(job: Examination, work: Path, counter: Any) -> None:
