@@ -135,10 +135,14 @@ def dataset_batches(left: Any) -> Batches:
         )
 
 
-def our_case(name: str) -> Work:
+def our_case(*, whole_step: bool) -> Work:
     from bench import our_preparation
 
-    prepare = getattr(our_preparation, name)
+    prepare = our_preparation.encode_and_pack
+    if whole_step:
+        from bench import our_whole_step
+
+        prepare = our_whole_step.whole_step
 
     def work(task: Task) -> Callable[[], Batches]:
         prepare(task.jsonl, task.tokenizer, task.output, CAPACITY)
@@ -152,8 +156,8 @@ CASES: dict[str, Callable[[], Work]] = {
     "datasets-batched": lambda: datasets_case(batched=True),
     "datasets-batched-num-proc-2": lambda: datasets_case(batched=True, processes=2),
     "datasets-batched-trl-pack": lambda: datasets_case(batched=True, pack=True),
-    "ours": lambda: our_case("encode_and_pack"),
-    "ours-whole-step": lambda: our_case("whole_step"),
+    "ours": lambda: our_case(whole_step=False),
+    "ours-whole-step": lambda: our_case(whole_step=True),
 }
 OURS = [case for case in CASES if case.startswith("ours")]
 

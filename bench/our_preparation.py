@@ -1,13 +1,11 @@
-"""Our two cases of data_prep.py, made of the product's own parts.
+"""What the peers of data_prep.py do, made of the product's own parts: rows -> rendered, encoded, packed.
 
-encode_and_pack   what the peers do: rows -> rendered, encoded, packed; on all cores, as PrepareData does it
-whole_step        PrepareData itself, with every check that it makes, then the packed sequences
+On all cores, as PrepareData does it; our_whole_step.py is PrepareData itself. Its processes import this module, so it
+imports no more than those of PrepareData do.
 """
 
 import json
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,13 +14,11 @@ import numpy as np
 import pyarrow
 from numpy.typing import NDArray
 
-from pipeline_steps import packing, prepare_data, token_files
+from pipeline_steps import packing, token_files
 from pipeline_steps.contract.dataset import Mode
 from pipeline_steps.contract.prompt_template import DEFAULT
 from pipeline_steps.data import sources, workers
-from pipeline_steps.data.instances_engine import InstancesEngine
 from pipeline_steps.data.rows import Bad, RowReader
-from pipeline_steps.data.sagemaker_job import Instances
 from pipeline_steps.data.sources import Part
 from pipeline_steps.text_encoder import TextEncoder
 
@@ -43,13 +39,8 @@ def encode_and_pack(jsonl: Path, tokenizer_folder: Path, output: Path, capacity:
     vocabulary = json.loads(tokenizer_json)["model"]["vocab"]
     folder = output / "encoded"
     folder.mkdir()
-    pool = ProcessPoolExecutor(
-        workers.cores(),
-        multiprocessing.get_context("spawn"),
-        _start,
-        (tokenizer_json, vocabulary["<s>"], vocabulary["</s>"]),
-    )
-    with pool:
+    given = (tokenizer_json, vocabulary["<s>"], vocabulary["</s>"])
+    with workers.processes(workers.cores(), output, _start, given) as pool:
         list(pool.map(partial(_encode, folder=folder, capacity=capacity), sources.cut([source])))
 
 
@@ -65,28 +56,11 @@ def _encode(part: Part, folder: Path, capacity: int) -> None:
             examples = [record.render(record.texts) for _, record in block if not isinstance(record, Bad)]
             rows = token_files.encode(examples, _encoder[0])
             writer.write_batch(pyarrow.record_batch(token_files.columns(rows), schema=token_files.SCHEMA))
-    _gather(path, capacity)
+    gather(path, capacity)
 
 
-def whole_step(jsonl: Path, tokenizer_folder: Path, output: Path, capacity: int) -> None:
-    """Check, search, deduplicate, divide, write and encode; then gather every packed sequence once."""
-    raw = output / "raw"
-    raw.mkdir()
-    (raw / "rows.jsonl").symlink_to(jsonl)
-    job = prepare_data.PrepareJob(
-        str(raw),
-        output / "report",
-        MODE,
-        tokenizer=tokenizer_folder,
-        max_input_length=capacity,
-        max_truncated_share=0.05,  # about one generated row in a hundred is longer
-    )
-    prepare_data.prepare(job, output, InstancesEngine(output, Instances(), ""), 0.0)
-    for path in _token_files(output):
-        _gather(path, capacity)
-
-
-def _gather(path: Path, capacity: int) -> None:
+def gather(path: Path, capacity: int) -> None:
+    """Make every packed sequence of a file once."""
     rows = [row.ids[:capacity] for row in token_files.read(path)]
     for sequence in packing.plan([len(row) for row in rows], capacity):
         np.concatenate([rows[row] for row in sequence])
@@ -94,12 +68,12 @@ def _gather(path: Path, capacity: int) -> None:
 
 def read(output: Path, capacity: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32], int]]:
     """File by file: all token ids, the length of each row, and how many sequences the rows are packed into."""
-    for path in _token_files(output):
+    for path in token_files_below(output):
         rows = [row.ids[:capacity] for row in token_files.read(path)]
         lengths = [len(row) for row in rows]
         sequences = sum(1 for _ in packing.plan(lengths, capacity))
         yield np.concatenate(rows), np.array(lengths, np.int32), sequences
 
 
-def _token_files(output: Path) -> list[Path]:
+def token_files_below(output: Path) -> list[Path]:
     return sorted(output.glob("**/tokens-*.arrow"))

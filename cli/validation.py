@@ -17,7 +17,8 @@ from pipeline_steps.contract import files
 def validate(settings: Settings, folder: Path, tuning_mode: str, tokenizer: Path | None, report: Path) -> None:
     """Check `folder` with the limits of `settings`; leaves the data card in `report`.
 
-    Raises CommandError where the pipeline would refuse the data; every problem has been printed then.
+    Raises CommandError where the pipeline would refuse the data; every problem has been printed then, and the bad rows
+    lie in `report` with their reasons.
     """
     for what, path in (("data folder", folder), ("tokenizer folder", tokenizer)):
         if path is not None and not path.is_dir():
@@ -34,17 +35,16 @@ def validate(settings: Settings, folder: Path, tuning_mode: str, tokenizer: Path
         *training.preparation_flags(),
         "--instance_type", training.instance_type,
         "--instance_count", str(training.instance_count),
+        "--peft_type", training.peft_type,
         "--epoch", str(training.epoch),
         *(["--tokenizer", str(tokenizer.resolve())] if tokenizer else []),
     ]  # fmt: skip
-    card = report / files.DATA_CARD_FILE
-    card.unlink(missing_ok=True)
     finished = subprocess.run(command, cwd=REPOSITORY, check=False)
     if finished.returncode:
         raise CommandError(
             f"{folder} is refused, for the reasons above; the pipeline would refuse it in the same words"
         )
-    _show(json.loads(card.read_text(encoding="utf-8")))
+    _show(json.loads((report / files.DATA_CARD_FILE).read_text(encoding="utf-8")))
     console.print(f"[bold]Data card[/] {report / files.DATA_CARD_PAGE}")
 
 

@@ -4,7 +4,8 @@ in    raw/        train/ (or the rows themselves), optional validation/ and prom
 out   report/     data_card.html, quarantine.jsonl, removed.jsonl and, last, data_card.json
       S3          <publish_to>/<digest>/{train,validation,test}/{examples-*.jsonl, tokens-*.arrow, dataset.json}
 
-Every bad row is told with its place, all at once; a dataset with more of them than allowed is not published at all.
+Every bad row is told with its place, all at once; a dataset with more of them than allowed is not published at all, and
+its report holds these rows alone (quarantine.jsonl).
 Without --publish_to the data is checked and nothing is published: what `finetune validate-data` does.
 """
 
@@ -13,7 +14,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -34,6 +35,7 @@ from pipeline_steps.data.sources import SourceFile
 from pipeline_steps.text_encoder import TextEncoder
 
 EngineName = Literal["instances", "ray"]
+WEIGHTS_ENDING = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,13 @@ def run(job: PrepareJob) -> dict[str, Any]:
 
 
 def prepare(job: PrepareJob, work: Path, engine: Engine, started: float) -> dict[str, Any]:
-    """The work in its order. Raises DataError with every problem that was found; then nothing is published."""
+    """The work in its order. Raises DataError with every problem that was found; then nothing is published.
+
+    Of a refused dataset the report holds quarantine.jsonl alone, if rows are bad.
+    """
+    if engine.is_leader:
+        clear_report(job.output)  # what an earlier run over the same folder left is not of this data
+
     # 1. What there is: files and template, with all that is wrong with them; the base model's tokenizer.
     found, template, prompts = read_folder(job)
     all_parts = sources.cut(found)
@@ -143,6 +151,9 @@ def prepare(job: PrepareJob, work: Path, engine: Engine, started: float) -> dict
         parts.ngram_modulus(found),
     )
     findings = engine.examine(all_parts, examination)
+    if engine.is_leader and findings.bad:  # first of all, so that they are there where the dataset is refused too
+        write_lines(job.output / files.QUARANTINE_FILE, findings.bad_rows())
+        print(f"bad rows, with their reasons ({findings.bad}): {job.output / files.QUARANTINE_FILE}", flush=True)
     limits.refuse_bad_rows(findings, job.max_quarantined_rows, job.tuning_mode)
     if job.personal_data == "fail":
         limits.refuse_personal_data(findings)
@@ -233,7 +244,8 @@ def read_base_model(job: PrepareJob, work: Path) -> BaseModel:
     from pipeline_steps.models import load_tokenizer
 
     if job.tokenizer:
-        return BaseModel(TextEncoder.of(load_tokenizer(job.tokenizer)))
+        weight_bytes = sum(path.stat().st_size for path in job.tokenizer.glob(f"*{WEIGHTS_ENDING}"))
+        return BaseModel(TextEncoder.of(load_tokenizer(job.tokenizer)), weights_in(job.tokenizer, weight_bytes))
     if not job.base_model_uri:
         return BaseModel()
     uri = job.base_model_uri.rstrip("/")
@@ -246,14 +258,21 @@ def read_base_model(job: PrepareJob, work: Path) -> BaseModel:
     folder = work / "tokenizer"
     weight_bytes = 0
     for found, size in s3.sizes_below(f"{uri}/"):
-        if found.endswith(".safetensors"):
+        if found.endswith(WEIGHTS_ENDING):
             weight_bytes += size
         else:
             s3.download(found, folder / found.removeprefix(f"{uri}/"))
     marker = json_files.read(folder / files.BASE_MODEL_FILE, files.BASE_MODEL_SCHEMA_VERSION)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    bytes_a_weight = 4 if (config.get("dtype") or config.get("torch_dtype")) == "float32" else 2
-    return BaseModel(TextEncoder.of(load_tokenizer(folder)), weight_bytes / bytes_a_weight, marker["digest"])
+    return BaseModel(TextEncoder.of(load_tokenizer(folder)), weights_in(folder, weight_bytes), marker["digest"])
+
+
+def weights_in(folder: Path, weight_bytes: int) -> float | None:
+    """How many weights so many bytes are, by the model's config.json in `folder`; None without weights or config."""
+    path = folder / "config.json"
+    if not weight_bytes or not path.is_file():
+        return None
+    config = json.loads(path.read_text(encoding="utf-8"))
+    return weight_bytes / (4 if (config.get("dtype") or config.get("torch_dtype")) == "float32" else 2)
 
 
 # ---------------------------------------------------------------- 5. dataset and card
@@ -351,16 +370,21 @@ def earlier_training(job: PrepareJob, digest: str, base_model_digest: str | None
     return {"run_fingerprint": fingerprint, "already_trained": found is not None, "message": message}
 
 
+def clear_report(output: Path) -> None:
+    for name in (files.QUARANTINE_FILE, files.REMOVED_FILE, files.DATA_CARD_PAGE, files.DATA_CARD_FILE):
+        (output / name).unlink(missing_ok=True)
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
 def write_report(output: Path, content: dict[str, Any], page: str, findings: Findings, decision: Decision) -> None:
-    """quarantine.jsonl and removed.jsonl where there is something to say, data_card.html, and last data_card.json."""
+    """removed.jsonl where there is something to say, data_card.html, and last data_card.json."""
     output.mkdir(parents=True, exist_ok=True)
-    for name, rows, count in (
-        (files.QUARANTINE_FILE, findings.bad_rows(), findings.bad),
-        (files.REMOVED_FILE, card.removed_rows(findings, decision), len(decision.exact) + len(decision.near)),
-    ):
-        (output / name).unlink(missing_ok=True)  # of an earlier run over the same folder
-        if count:
-            with (output / name).open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if decision.exact or decision.near:
+        write_lines(output / files.REMOVED_FILE, card.removed_rows(findings, decision))
     (output / files.DATA_CARD_PAGE).write_text(page, encoding="utf-8")
     json_files.write(output / files.DATA_CARD_FILE, content)

@@ -25,7 +25,7 @@ from pipeline_steps.contract.dataset import SPLITS, SplitPart
 from pipeline_steps.contract.errors import DataError
 from pipeline_steps.data import fingerprints, personal_data
 from pipeline_steps.data.rows import Bad, Record, RowReader
-from pipeline_steps.data.sources import Part, SourceFile, lines_in
+from pipeline_steps.data.sources import Part, Position, SourceFile, lines_in
 from pipeline_steps.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
@@ -113,19 +113,23 @@ def folder_of(work: Path, part: Part) -> Path:
 
 
 def examine(
-    part: Part, job: Examination, work: Path, on_rows: Callable[[int], None] = lambda rows: None
+    part: Part, job: Examination, work: Path, on_progress: Callable[[int, int], None] = lambda rows, size: None
 ) -> PartSummary:
-    """Write the part's rows, bad rows and fingerprints below `work`; `on_rows` hears how many more rows are done."""
+    """Write the part's rows, bad rows and fingerprints below `work`.
+
+    `on_progress` hears how many more rows are done, and how much more of the part's size (end - start).
+    """
     folder = folder_of(work, part)
     folder.mkdir(parents=True, exist_ok=True)
     summary = PartSummary()
     sketches = SketchWriter(folder)
+    position, told = Position(part), 0
     with (
         (folder / BAD_FILE).open("w", encoding="utf-8") as bad_file,
         pyarrow.OSFile(str(folder / ROWS_FILE), "wb") as sink,
         pyarrow.ipc.new_stream(sink, ROWS_SCHEMA) as rows_file,
     ):
-        for block in _blocks(_records(part, job.reader, summary)):
+        for block in _blocks(_records(part, job.reader, summary, position)):
             good: list[tuple[int, Record]] = []
             for line, row in block:
                 if isinstance(row, Bad):
@@ -137,16 +141,21 @@ def examine(
             if rendered:
                 _write_block(part, job, good, rendered, rows_file, sketches)
             summary.rows += len(good)
-            on_rows(len(block))
+            reached = position.reached
+            on_progress(len(block), reached - told)
+            told = reached
+    on_progress(0, part.end - part.start - told)
     summary.lines = lines_in(part)
     summary.sketches = sketches.close()
     json_files.write(folder / SUMMARY_FILE, {"schema_version": SUMMARY_SCHEMA_VERSION, **asdict(summary)})
     return summary
 
 
-def _records(part: Part, reader: RowReader, summary: PartSummary) -> Iterator[tuple[int, Record | Bad]]:
+def _records(
+    part: Part, reader: RowReader, summary: PartSummary, position: Position
+) -> Iterator[tuple[int, Record | Bad]]:
     try:
-        yield from reader.records(part)
+        yield from reader.records(part, position)
     except DataError as error:  # told together with what other parts have to tell
         summary.file_problems += error.problems
 

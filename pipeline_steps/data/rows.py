@@ -13,7 +13,7 @@ from pipeline_steps.contract import dataset, files
 from pipeline_steps.contract.dataset import Example
 from pipeline_steps.contract.errors import DataError
 from pipeline_steps.contract.prompt_template import PromptTemplate
-from pipeline_steps.data.sources import LONGEST_LINE, Part, Raw, object_of, read
+from pipeline_steps.data.sources import LONGEST_LINE, Part, Position, Raw, object_of, read
 
 CHUNK_CHARACTERS = 400  # of domain text in one example: a paragraph or two, about 100 tokens
 LONGEST_PARAGRAPH = 2000  # characters; a text without paragraphs must not become one endless row
@@ -54,14 +54,17 @@ class RowReader:
     template: PromptTemplate | None
     group_column: str | None = None
 
-    def records(self, part: Part) -> Iterator[tuple[int, Record | Bad]]:
-        """Line and record of each row of the part. Raises DataError where the file as such cannot be read."""
+    def records(self, part: Part, position: Position | None = None) -> Iterator[tuple[int, Record | Bad]]:
+        """Line and record of each row of the part; `position` tells how far it is read.
+
+        Raises DataError where the file as such cannot be read.
+        """
         if self.mode == "domain":
-            yield from self._domain(part)
+            yield from self._domain(part, position)
             return
         read_row = self._chat if self.mode == "chat" else self._instruction
         first = part.start == 0
-        for line, content in read(part):
+        for line, content in read(part, position):
             if isinstance(content, bytes):
                 if not content.strip():
                     continue
@@ -133,11 +136,11 @@ class RowReader:
 
     # ---------------------------------------------------------------- domain adaptation
 
-    def _domain(self, part: Part) -> Iterator[tuple[int, Record | Bad]]:
+    def _domain(self, part: Part, position: Position | None) -> Iterator[tuple[int, Record | Bad]]:
         if part.file.ending == ".txt":
-            yield from self._chunks(_paragraphs(read(part)), ends=part.last)
+            yield from self._chunks(_paragraphs(read(part, position)), ends=part.last)
             return
-        for line, content in read(part):
+        for line, content in read(part, position):
             if isinstance(content, bytes) and not content.strip():
                 continue
             try:

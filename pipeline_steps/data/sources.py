@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
@@ -15,7 +16,7 @@ from typing import IO, Any, Literal, NamedTuple
 from pipeline_steps.contract import dataset, files
 from pipeline_steps.contract.errors import DataError
 
-PART_BYTES = 8 * 2**20
+PART_BYTES = 4 * 2**20  # small enough that all cores are busy to the end, also with 25 MB of rows
 LONGEST_LINE = 10 * 2**20  # bytes; a row beyond any context window, or a file that is no JSON lines
 
 ROWS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
@@ -132,23 +133,57 @@ def cut(sources: Iterable[SourceFile], part_bytes: int = PART_BYTES) -> list[Par
 # ---------------------------------------------------------------- what is in them
 
 
-def read(part: Part) -> Iterator[Raw]:
+class Position:
+    """How far a part has been read, in its own unit: bytes of the file as it lies there, compressed or not.
+
+    Row groups of a Parquet file are not counted until the part is done.
+    """
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self._file: IO[bytes] | None = None
+        self._reached = 0
+
+    @contextmanager
+    def of(self, file: IO[bytes]) -> Iterator[IO[bytes]]:
+        """`file`, which is read from now on; closed at the end."""
+        with file:
+            self._file = file
+            try:
+                yield file
+            finally:
+                self._file = None  # what reads through it may have closed it
+
+    @property
+    def reached(self) -> int:
+        """0 .. end - start of the part."""
+        if self._file:
+            self._reached = min(max(self._file.tell() - self._part.start, 0), self._part.end - self._part.start)
+        return self._reached
+
+
+def read(part: Part, position: Position | None = None) -> Iterator[Raw]:
     """The part's rows: bytes of a line (also a blank one) where the file has lines, an object for the others.
 
-    Raises DataError where the file as such cannot be read.
+    `position` tells while the rows are taken how far the file is read. Raises DataError where the file as such cannot
+    be read.
     """
+    position = position or Position(part)
     source, ending = part.file, part.file.ending
     try:
         if ending in READ_BY_LINES:
-            with open_file(source.path) as file:
+            with position.of(open_file(source.path)) as file:
                 yield from _lines(file, part)
         elif ending in (".jsonl.gz", ".jsonl.zst"):
-            with open_file(source.path) as compressed, _decompress(compressed, ending) as file:
+            with position.of(open_file(source.path)) as compressed, _decompress(compressed, ending) as file:
                 yield from _lines(file, part, whole=True)
         elif ending == ".parquet":
             yield from _parquet_rows(part)
         else:
-            with open_file(source.path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+            with (
+                position.of(open_file(source.path)) as file,
+                io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text,
+            ):
                 yield from _csv_rows(text) if ending == ".csv" else _json_rows(text)
     except UnicodeDecodeError as error:
         byte = error.object[error.start]

@@ -4,6 +4,7 @@ import gzip
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from pipeline_steps import prepare_data
-from pipeline_steps.contract import dataset, files
+from pipeline_steps.contract import dataset, files, progress
 from pipeline_steps.contract.dataset import SPLITS, Example
 from pipeline_steps.contract.errors import DataError
-from pipeline_steps.data import parts, sources
+from pipeline_steps.data import parts, sources, workers
 from pipeline_steps.data.instances_engine import InstancesEngine
-from pipeline_steps.data.rows import render_chat
+from pipeline_steps.data.rows import RowReader, render_chat
 from pipeline_steps.data.sagemaker_job import Instances
 from pipeline_steps.prepare_data import PrepareJob
 
@@ -81,8 +82,8 @@ def rows(number: int, start: int = 0) -> list[dict[str, str]]:
 def problems(raw: Path, mode: Any = "instruction", **changes: Any) -> list[str]:
     with pytest.raises(DataError) as caught:
         prepare_data.run(job(raw, mode, **changes))
-    assert not (raw.parent / "checked" / "report").exists(), "a refused dataset leaves nothing"
-    assert not list((raw.parent / "checked").glob("*")), "no scratch files are left"
+    left = {path.relative_to(raw.parent / "checked").as_posix() for path in (raw.parent / "checked").rglob("*")}
+    assert left <= {"report", "report/quarantine.jsonl"}, "a refused dataset leaves its bad rows and no scratch files"
     return caught.value.problems
 
 
@@ -428,7 +429,9 @@ def test_bad_rows_within_the_limit_are_set_aside_with_their_reasons(raw: Raw, ch
     told = problems(folder, max_quarantined_rows=1)
     assert told[-1] == "2 rows are bad, at most 1 may be (max_quarantined_rows)" and len(told) == 4
 
+    refused = (folder.parent / "checked" / "report" / files.QUARANTINE_FILE).read_text("utf-8")
     checked = check(folder, max_quarantined_rows=2)
+    assert refused == (checked.report / files.QUARANTINE_FILE).read_text("utf-8"), "of a refused dataset too"
     assert checked.card["rows"]["quarantined"] == 2 and len(checked.rows) == 58
     set_aside = [json.loads(line) for line in (checked.report / files.QUARANTINE_FILE).read_text("utf-8").splitlines()]
     assert [(row["file"], row["line"], len(row["problems"])) for row in set_aside] == [
@@ -452,6 +455,13 @@ BROKEN = [
     ("empty-folder", "instruction", "train/: no .jsonl file"),
     ("two-files-domain", "domain", "takes exactly one file"),
     ("empty-text-domain", "domain", "report.txt: holds no text"),
+    ("bad-roles-chat", "chat", "train.jsonl:2: the roles are user, user, assistant; allowed: system first"),
+    ("unknown-role-chat", "chat", "train.jsonl:3: turn 1: the role is 'customer'; allowed: system, user"),
+    ("empty-answer-chat", "chat", "train.jsonl:4: turn 2: the content is empty"),
+    ("wrong-type-parquet", "instruction", "train.parquet:1: 'response' is 0, expected a text"),
+    ("truncated-parquet", "instruction", "train.parquet: cannot be read as Parquet"),
+    ("truncated-gzip", "instruction", "train.jsonl.gz: cannot be read as .jsonl.gz"),
+    ("truncated-zstandard", "instruction", "train.jsonl.zst: cannot be read as .jsonl.zst"),
 ]
 
 
@@ -462,7 +472,8 @@ def test_each_broken_example_is_refused_with_the_words_that_mend_it(
     with pytest.raises(DataError) as caught:
         prepare_data.run(replace(job(EXAMPLES / "broken" / folder, mode), output=tmp_path / "report"))
     assert any(said in problem for problem in caught.value.problems)
-    assert list(tmp_path.iterdir()) == []
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert left <= {files.QUARANTINE_FILE}
 
 
 def test_every_broken_example_has_a_test() -> None:
@@ -553,4 +564,69 @@ def test_nothing_is_written_when_the_data_is_bad(raw: Raw, monkeypatch: pytest.M
     bad = job(raw({"train/x.jsonl": "{"}), publish_to="s3://none/datasets")
     with pytest.raises(DataError):
         prepare_data.run(bad)
-    assert uploads == [] and not bad.output.exists()
+    assert uploads == [] and [path.name for path in bad.output.iterdir()] == [files.QUARANTINE_FILE]
+
+
+def test_what_an_earlier_run_left_in_the_report_goes_when_the_next_dataset_is_refused(raw: Raw) -> None:
+    good, bad = raw({"good/x.jsonl": rows(60) + rows(5)}) / "good", raw({"bad/x.jsonl": "{"}) / "bad"
+    prepare_data.run(job(good))
+    report = good.parent / "checked" / "report"
+    assert {path.name for path in report.iterdir()} == {"data_card.json", "data_card.html", "removed.jsonl"}
+    with pytest.raises(DataError):
+        prepare_data.run(replace(job(bad), output=report))
+    assert {path.name for path in report.iterdir()} == {files.QUARANTINE_FILE}
+
+
+# ---------------------------------------------------------------- progress
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.gz", "x.jsonl.zst", "x.csv", "x.json"])
+def test_progress_within_one_file_is_told_by_the_bytes_read_of_it(raw: Raw, tmp_path: Path, name: str) -> None:
+    content = [{"text": sha256(f"{number}".encode()).hexdigest() * 40} for number in range(6000)]
+    lines = "".join(json.dumps(row) + "\n" for row in content).encode()
+    data = {
+        "x.jsonl": lines,
+        "x.jsonl.gz": gzip.compress(lines),
+        "x.jsonl.zst": zstandard(lines),
+        "x.csv": b"text\n" + b"".join(row["text"].encode() + b"\n" for row in content),
+        "x.json": json.dumps(content).encode(),
+    }[name]
+    folder = raw({f"train/{name}": data})
+    told: list[tuple[int, int]] = []
+    for part in sources.cut(sources.choose(sources.listing(str(folder)), "domain"), part_bytes=2**30):
+        examination = parts.Examination(RowReader("domain", None), None, "report", 0, 0.1, 0.1, 1)
+        parts.examine(part, examination, tmp_path, lambda rows, size: told.append((rows, size)))
+    sizes = [size for _, size in told]
+    assert all(size >= 0 for size in sizes) and sum(sizes) == len(data)
+    half = sum(sizes[: len(sizes) // 2]) / len(data)
+    assert 0.25 < half < 0.9, "half of the rows are about half of the bytes"
+
+
+def test_one_compressed_file_shows_the_time_left(
+    raw: Raw, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "PROGRESS_SECONDS", 0.0)
+    content = [{**row, "response": sha256(row["context"].encode()).hexdigest() * 20} for row in rows(3000)]
+    lines = "".join(json.dumps(row) + "\n" for row in content).encode()
+    prepare_data.run(job(raw({"train/x.jsonl.gz": gzip.compress(lines, 0)})))
+    shown = [one for line in capsys.readouterr().out.splitlines() if (one := progress.parse(line))]
+    examined = [one for one in shown if one.phase == "examine"]
+    assert any(0 < one.done < one.total and one.figures["seconds_left"] > 0 for one in examined)
+    assert examined[-1].done == examined[-1].total and examined[-1].figures["rows"] == 3000
+
+
+# ---------------------------------------------------------------- cost
+
+
+def test_tuning_every_weight_is_estimated_at_six_operations_a_weight_and_an_adapter_at_four(
+    raw: Raw, base_model: Path, check: Any
+) -> None:
+    folder = raw({"train/x.jsonl": rows(60)})
+    flags = {"tokenizer": base_model, "instance_type": "ml.g5.12xlarge", "max_truncated_share": 1.0}
+    speeds = {
+        peft_type: check(folder, peft_type=peft_type, **flags).card["cost"]["tokens_per_second"]
+        for peft_type in ("lora", "None")
+    }
+    assert speeds["lora"] / speeds["None"] == pytest.approx(6 / 4)
+    weights = (base_model / "model.safetensors").stat().st_size / 4  # float32
+    assert speeds["lora"] == pytest.approx(4 * 70e12 * 0.2 / (4 * weights))
