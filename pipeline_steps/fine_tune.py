@@ -4,6 +4,8 @@ in    channels train/ and validation/ (a dataset's splits), model/ (an imported 
       checkpoints/ of this run, if it was interrupted
 out   model/    adapter/, then the merged model and tokenizer at the root, prompt_template.json, hyperparameters.json,
                 training.json (loss curve, speed, ancestors), written last
+
+Several GPUs or hosts: each process runs this step whole; training/distributed.py starts them and joins what they do.
 """
 
 import argparse
@@ -13,11 +15,11 @@ import os
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_steps.contract import dataset, files, hyperparameters, json_files
+from pipeline_steps.contract import costs, dataset, files, hyperparameters, json_files
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.hyperparameters import Hyperparameters
 from pipeline_steps.contract.progress import report
@@ -57,6 +59,7 @@ class History:
     best_step: int = 0  # 0: none yet
     best_loss: float = math.inf
     without_improvement: int = 0
+    tracking_run: str = ""  # MLflow's id of the run
 
 
 class Interrupted(Exception):
@@ -74,12 +77,13 @@ def main(arguments: list[str]) -> None:
     )
     options = parser.parse_args(arguments)
     texts = json.loads((options.input / "config" / "hyperparameters.json").read_text(encoding="utf-8"))
-    settings = hyperparameters.parse(texts)
+    resources = options.input / "config" / "resourceconfig.json"
+    settings = with_time_that_is_paid(hyperparameters.parse(texts), resources)
 
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # lengths differ from step to step
     from pipeline_steps.training import distributed
 
-    distributed.launch_everywhere(options.input / "config" / "resourceconfig.json", arguments)
+    distributed.launch_everywhere(resources, arguments)
     data = options.input / "data"
     checkpoints = options.checkpoints if options.checkpoints.is_dir() else None
     job = FineTuneJob(data / "train", data / "validation", data / "model", options.output, settings, checkpoints)
@@ -87,6 +91,19 @@ def main(arguments: list[str]) -> None:
         run(job)
     except Interrupted as interrupted:
         print(interrupted, flush=True)
+
+
+def with_time_that_is_paid(settings: Hyperparameters, resources: Path) -> Hyperparameters:
+    """`settings` whose max_hours hold max_cost_usd too, by the job's instances in SageMaker's resourceconfig.json."""
+    if not settings.max_cost_usd:
+        return settings
+    if not resources.is_file():
+        raise StepError(f"max_cost_usd is {settings.max_cost_usd:g}, but {resources} is missing: no instance to price")
+    given = json.loads(resources.read_text(encoding="utf-8"))
+    instance_type, hosts = given["current_instance_type"], len(given["hosts"])
+    hours = costs.hours_for(settings.max_cost_usd, instance_type, hosts, settings.usd_per_hour or None)
+    print(f"{settings.max_cost_usd:g} USD pay {hosts} x {instance_type} for {hours:.3g} hours of training", flush=True)
+    return replace(settings, max_hours=min(hours, settings.max_hours or hours))
 
 
 def run(job: FineTuneJob) -> None:
@@ -143,6 +160,7 @@ def run(job: FineTuneJob) -> None:
             "rows": len(train),
             "steps": history.step,
             "ended_by": training.ended_by,
+            "tracking_lost": training.tracking.lost or None,
             "tokens": history.tokens,
             "tokens_per_second": round(history.tokens / history.seconds, 1),
             "seconds": round(history.seconds, 1),
@@ -167,7 +185,8 @@ class Training:
     ) -> None:
         from transformers import AutoConfig
 
-        from pipeline_steps.training import batches, decoder, distributed, memory, merge, optimizer, projections
+        from pipeline_steps.training import batches, decoder, distributed, fp8, memory, optimizer, projections
+        from pipeline_steps.training.tracking import Tracking
 
         self.job, self.world, self.train, self.validation = job, world, train, validation
         self.settings = settings = job.hyperparameters
@@ -198,18 +217,18 @@ class Training:
         else:
             self.tokens, recompute = max(CPU_TOKENS, longest), "nothing"
 
-        import torch
-
+        self.tracking = Tracking(
+            settings.mlflow_tracking_uri if world.first else "", os.environ.get("TRAINING_JOB_NAME", job.output.name)
+        )
         tuning = projections.Tuning(method, settings.lora_r, settings.lora_alpha, settings.lora_dropout)
-        with torch.device("meta"):
-            self.model: Decoder = decoder.Decoder(config, tuning)
+        if settings.fp8:
+            fp8.check_device(world.device)
+            exact = self._measure(self._loaded(config, tuning, recompute))
+            tuning = replace(tuning, fp8=True)
+        self.model = self._loaded(config, tuning, recompute)
+        if settings.fp8:
+            self._say(fp8.check_quality(exact, self._measure(self.model)))
         self.in_shards = distributed.sharded(self.model, world)
-        if self.in_shards:
-            distributed.shard(self.model, world)
-        self.model.to_empty(device=world.device)
-        self.model.load(merge.checkpoint_tensors(job.model))
-        self.model.reset_adapters(settings.seed)
-        self.model.recompute = recompute
         self.called = distributed.replicate(self.model, world)
         self.parameters = self.model.trained_parameters()
         self.optimizer = optimizer.optimizer_for(self.parameters, settings)
@@ -224,6 +243,36 @@ class Training:
             f"{self.plan.rows_per_step} rows, {world.size} x {world.device.type}"
         )
 
+    def _loaded(self, config: Any, tuning: Any, recompute: Any) -> "Decoder":
+        """The base model on this device, or this device's shards of it, with a new adapter."""
+        import torch
+
+        from pipeline_steps.training import distributed, merge
+        from pipeline_steps.training.decoder import Decoder
+
+        with torch.device("meta"):
+            model = Decoder(config, tuning)
+        if distributed.sharded(model, self.world):
+            distributed.shard(model, self.world)
+        model.to_empty(device=self.world.device)
+        model.load(merge.checkpoint_tensors(self.job.model))
+        model.reset_adapters(self.settings.seed)
+        model.recompute = recompute
+        return model
+
+    def _measure(self, model: "Decoder") -> Any:
+        """Loss and gradient of the first validation rows, as many as a stream holds."""
+        from pipeline_steps.training import batches, fp8
+
+        rows: list[Encoded] = []
+        tokens = 0
+        for row in self.validation:
+            tokens += len(row.ids)
+            if tokens > self.tokens and rows:
+                break
+            rows.append(row)
+        return fp8.Measurement.of(model, batches.Stream.of(rows, self.world.device))
+
     # ---------------------------------------------------------------- the loop
 
     def run(self, ancestors: dict[str, str]) -> None:
@@ -233,11 +282,18 @@ class Training:
         settings, history = self.settings, self.history
         checkpoints = None
         if self.job.checkpoints is not None:
-            what = {**ancestors, **asdict(settings), "devices": self.world.size}
+            of_the_watching = {"logging_steps", "mlflow_tracking_uri"}
+            what = {
+                **ancestors,
+                **{name: value for name, value in asdict(settings).items() if name not in of_the_watching},
+                "devices": self.world.size,
+            }
             checkpoints = Checkpoints(
                 self.job.checkpoints, what, self.world, self.in_shards, settings.save_steps, settings.save_total_limit
             )
             self._resume(checkpoints)
+        self.tracking.start(history.tracking_run, {**ancestors, **asdict(settings), "devices": self.world.size})
+        history.tracking_run = self.tracking.run_id
         if not history.validations:
             history.validations.append((0, self._validation_loss()))
         evaluate_at = self._evaluation_steps()
@@ -274,6 +330,7 @@ class Training:
             self._say(f"keeping step {history.best_step}: validation loss {history.best_loss:.6g}")
             self._restore(self.best)
             self.kept_loss = history.best_loss
+        self.tracking.end({"ended_by": self.ended_by, "best_step": str(history.best_step)})
         self._say(
             f"ended by {self.ended_by}; validation loss {self.kept_loss:.6g} (before: {history.validations[0][1]:.6g}), "
             "nats per learned token"
@@ -332,18 +389,16 @@ class Training:
                     f"the training loss has risen from {first:.4g} to {now:.4g} nats per token at step {step} of "
                     f"{self.plan.steps} {advice}: it falls apart; lower learning_rate or max_grad_norm"
                 )
-        if step == 1 or step % settings.logging_steps == 0 or step == self.plan.steps:
+        if self.world.first and (step == 1 or step % settings.logging_steps == 0 or step == self.plan.steps):
             share = optimizer.learning_rate_share(step - 1, self.plan.steps, settings)
-            if self.world.first:
-                report(
-                    "train",
-                    step,
-                    self.plan.steps,
-                    train_loss=loss,
-                    tokens_per_second=history.tokens / history.seconds,
-                    learning_rate=settings.learning_rate * share,
-                    seconds_left=history.seconds / history.step * (self.plan.steps - history.step),
-                )
+            watched = {
+                "train_loss": loss,
+                "tokens_per_second": history.tokens / history.seconds,
+                "learning_rate": settings.learning_rate * share,
+            }
+            self.tracking.log(step, **watched)
+            left = history.seconds / history.step * (self.plan.steps - history.step)
+            report("train", step, self.plan.steps, **watched, seconds_left=left)
 
     # ---------------------------------------------------------------- evaluation
 
@@ -389,6 +444,7 @@ class Training:
         loss = self._validation_loss()
         history.validations.append((step, loss))
         self._say(f"eval_loss={loss:.6g} step={step}")
+        self.tracking.log(step, eval_loss=loss)
         if loss < history.best_loss - settings.early_stopping_threshold:
             history.without_improvement = 0
         else:

@@ -5,31 +5,40 @@ Prices are US dollars an hour, on demand, us-east-1, from PRICES_SOURCE; configu
 
 from dataclasses import dataclass
 
+from pipeline_steps.contract.errors import StepError
+
 PRICES_SOURCE = "a 2024 price list, not verified since; set training.usd_per_hour to your price"
 
 
 @dataclass(frozen=True)
 class Instance:
-    """`teraflops`: peak of one GPU in bfloat16, dense, by its maker's data sheet. `usd_per_hour` where it is known."""
+    """`teraflops`: peak of one GPU in bfloat16, dense; `gpu_gib`: its memory; both by its maker's data sheet.
+
+    `usd_per_hour` where it is known.
+    """
 
     gpus: int
+    gpu_gib: int
     teraflops: float
     usd_per_hour: float | None = None
 
 
 INSTANCES = {
-    "ml.g5.2xlarge": Instance(1, 70),
-    "ml.g5.4xlarge": Instance(1, 70),
-    "ml.g5.12xlarge": Instance(4, 70, 7.09),
-    "ml.g5.24xlarge": Instance(4, 70, 10.18),
-    "ml.g5.48xlarge": Instance(8, 70, 20.36),
-    "ml.g6.4xlarge": Instance(1, 121),
-    "ml.g6.12xlarge": Instance(4, 121),
-    "ml.g6e.4xlarge": Instance(1, 362),
-    "ml.g6e.12xlarge": Instance(4, 362),
-    "ml.p4d.24xlarge": Instance(8, 312),
-    "ml.p5.48xlarge": Instance(8, 989),
+    "ml.g5.2xlarge": Instance(1, 24, 70),
+    "ml.g5.4xlarge": Instance(1, 24, 70),
+    "ml.g5.12xlarge": Instance(4, 24, 70, 7.09),
+    "ml.g5.24xlarge": Instance(4, 24, 70, 10.18),
+    "ml.g5.48xlarge": Instance(8, 24, 70, 20.36),
+    "ml.g6.4xlarge": Instance(1, 24, 121),
+    "ml.g6.12xlarge": Instance(4, 24, 121),
+    "ml.g6e.4xlarge": Instance(1, 48, 362),
+    "ml.g6e.12xlarge": Instance(4, 48, 362),
+    "ml.p4d.24xlarge": Instance(8, 40, 312),
+    "ml.p5.48xlarge": Instance(8, 80, 989),
 }
+
+# What a driver leaves of a GPU's memory: an A10G of 24 GiB shows 22.1 GiB, an H100 of 80 GiB 79.2 GiB.
+USABLE_MEMORY = 0.92
 
 # Share of the peak that a plain LoRA run reaches; a finished run's tokens_per_second is better knowledge.
 ASSUMED_UTILIZATION = 0.2
@@ -96,3 +105,18 @@ def estimate(
         price_source,
         usd,
     )
+
+
+def hours_for(usd: float, instance_type: str, instance_count: int, usd_per_hour: float | None) -> float:
+    """How long `usd` pays for the instances. `usd_per_hour` of one instance; None: by the table.
+
+    Raises StepError if no price is known.
+    """
+    if usd_per_hour is None:
+        instance = INSTANCES.get(instance_type)
+        usd_per_hour = instance.usd_per_hour if instance else None
+    if usd_per_hour is None:
+        raise StepError(
+            f"max_cost_usd is {usd:g}, but no price of {instance_type} is known; set training.usd_per_hour to yours"
+        )
+    return usd / (usd_per_hour * instance_count)

@@ -43,6 +43,7 @@ class Hyperparameters:
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     gradient_checkpointing: str = "auto"  # auto: as little is computed again as the memory allows
+    fp8: bool = False  # LoRA's products with the frozen weights in 8 bits, if the model bears it; for H100, L4, L40S
     # When it is measured, kept and ended.
     evaluation_strategy: str = "steps"
     eval_steps: int = 0  # optimizer steps; 0: computed so that evaluations take about a tenth of the time
@@ -52,7 +53,10 @@ class Hyperparameters:
     save_steps: int = 0  # optimizer steps; 0: computed so that saving takes about a hundredth of the time
     save_total_limit: int = 1  # checkpoints kept
     max_hours: float = 0.0  # training ends after these and keeps its best; 0: no limit
+    max_cost_usd: float = 0.0  # the same by the price of the job's instances; 0: no limit
+    usd_per_hour: float = 0.0  # of one instance, for max_cost_usd; 0: from the table of prices
     logging_steps: int = 1  # optimizer steps between two progress lines
+    mlflow_tracking_uri: str = ""  # ARN of a SageMaker MLflow server or app, or a folder; empty: none
 
     @property
     def method(self) -> str:
@@ -88,8 +92,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "save_steps": (0, 10_000_000),
     "save_total_limit": (1, 1000),
     "max_hours": (0, 10_000),
+    "max_cost_usd": (0, 1_000_000),
+    "usd_per_hour": (0, 10_000),
     "logging_steps": (1, 1000),
 }
+FREE_TEXTS = ("mlflow_tracking_uri",)
 OPTIONS: dict[str, tuple[Any, ...]] = {
     "peft_type": ("lora", "None"),
     "bits": (4, 16),
@@ -159,6 +166,11 @@ def parse(texts: Mapping[str, str]) -> Hyperparameters:
             "hyperparameter bits is '4' with peft_type 'None': weights in 4 bits cannot be trained; "
             "use peft_type lora, or bits 16"
         )
+    if settings.fp8 and settings.method != "lora":
+        problems.append(
+            f"hyperparameter fp8 is 'True' with peft_type {settings.peft_type!r} and bits '{settings.bits}': only frozen "
+            "weights in 16 bits are rounded to 8; use peft_type lora with bits 16, or fp8 False"
+        )
     for name in ("max_steps", "max_train_samples", "max_val_samples"):
         if getattr(settings, name) == 0:
             problems.append(f"hyperparameter {name} is '0', allowed: -1 (no limit) or a whole number from 1")
@@ -179,6 +191,8 @@ def _value(name: str, type_: Any, text: str) -> int | float | str | bool:
         if text not in options:
             raise ValueError(f"allowed: {', '.join(options)}")
         return options[text]  # type: ignore[no-any-return]
+    if name in FREE_TEXTS:
+        return text
     low, high = RANGES[name]
     kind = "a whole number" if type_ is int else "a number"
     try:

@@ -9,6 +9,7 @@ float32, s = alpha / rank. The adapter rides inside the large products instead o
   residual stream; one product of [dy | s dy B] with both gives the gradient of the wide input.
 
 The methods: `lora` keeps W in bfloat16, `qlora` in nf4 and unpacks it for each product, `full` trains W itself.
+With `fp8` LoRA's W is multiplied in 8 bits; the adapter stays out of those products, since it would be rounded with them.
 A projection has no autograd of its own; decoder.py calls `forward` and `backward` from within its functions.
 """
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline_steps.training import nf4
+from pipeline_steps.training.fp8 import Fp8Weight
 
 Method = Literal["lora", "qlora", "full"]
 
@@ -36,6 +38,7 @@ class Tuning:
     alpha: int = 32
     dropout: float = 0.0
     kind: torch.dtype = torch.bfloat16  # of products and of frozen weights
+    fp8: bool = False  # products with LoRA's frozen weights in 8 bits
 
     @property
     def scale(self) -> float:
@@ -61,12 +64,14 @@ class Projection(nn.Module):
         self.parts, self.inputs, self.tuning = parts, inputs, tuning
         self.outputs = sum(parts.values())
         self.ranks = stacked_adapters * tuning.rank if tuning.method != "full" else 0
-        self.padded_ranks = -(-self.ranks // _ALIGNMENT) * _ALIGNMENT
+        self.padded_ranks = 0 if tuning.fp8 else -(-self.ranks // _ALIGNMENT) * _ALIGNMENT
 
         if tuning.method == "qlora":
             self.codes = _frozen(torch.empty(self.outputs, inputs // 2, dtype=torch.uint8))
             self.block_scales = _frozen(torch.empty(self.outputs, inputs // nf4.BLOCK, dtype=torch.uint8))
             self.row_scales = _frozen(torch.empty(self.outputs, dtype=torch.float32))
+        elif tuning.fp8:
+            self.fp8_weight = Fp8Weight(self.outputs, inputs)
         else:
             self.weight = nn.Parameter(
                 torch.zeros(*self._matrix_shape(), dtype=tuning.kind), requires_grad=tuning.method == "full"
@@ -94,6 +99,8 @@ class Projection(nn.Module):
                 store(own, given)
         elif self.tuning.method == "full":
             store(self.weight, stacked)
+        elif self.tuning.fp8:
+            self.fp8_weight.load(stacked.to(self.tuning.kind))
         else:
             self.weight.zero_()  # also where the adapter's room is never written
             self.weight[: self.outputs, : self.inputs].copy_(stacked)
@@ -134,17 +141,27 @@ class InputProjection(Projection):
         if self.tuning.method == "full":
             return self.weight
         if self.tuning.method == "lora":
-            return self._with_adapter(self.weight.detach()) if trained_since else self.weight.detach()
-        matrix = torch.zeros(self._matrix_shape(), dtype=self.tuning.kind, device=self.codes.device)
-        self._unpacked(out=matrix[:, : self.inputs])
-        return self._with_adapter(matrix)
+            matrix = self.weight.detach()
+            if not trained_since:
+                return matrix
+        else:
+            matrix = torch.zeros(self._matrix_shape(), dtype=self.tuning.kind, device=self.codes.device)
+            self._unpacked(out=matrix[:, : self.inputs])
+        self._put_b(matrix[:, self.inputs :])
+        return matrix
 
-    def _with_adapter(self, matrix: Tensor) -> Tensor:
+    def _put_b(self, columns: Tensor) -> None:
+        """Write each part's s B into its rows of `columns`, (outputs, ranks or more), where its A's values meet it."""
         rank, b = self.tuning.rank, self.lora_b.detach() * self.tuning.scale
         for number, part in enumerate(self.parts):
-            rows, start = self.rows_of(part), self.inputs + number * rank
-            matrix[rows, start : start + rank] = b[rows]
-        return matrix
+            rows = self.rows_of(part)
+            columns[rows, number * rank : (number + 1) * rank] = b[rows]
+
+    def _b_alone(self, kind: torch.dtype) -> Tensor:
+        """s B of all parts, (outputs, ranks), where it does not lie beside W."""
+        b = torch.zeros(self.outputs, self.ranks, dtype=kind, device=self.lora_b.device)
+        self._put_b(b)
+        return b
 
     def input_buffer(self, tokens: int) -> Tensor:
         """Room for [x | x A' | 0]; the caller writes x into its first columns."""
@@ -153,7 +170,10 @@ class InputProjection(Projection):
 
     def forward(self, buffer: Tensor) -> tuple[Tensor, Lowered | None]:
         """y (tokens, outputs) of the x in `buffer`, and what `backward` needs of the adapter."""
-        lowered = None
+        lowered: Lowered | None = None
+        if self.tuning.fp8:
+            lowered = self._lower(buffer, self.lora_a.detach().to(buffer.dtype))
+            return self.again(buffer, lowered), lowered
         if self.ranks:
             lowered = self._lower(buffer[:, : self.inputs], self.lora_a.detach().to(buffer.dtype))
             buffer[:, self.inputs : self.inputs + self.ranks] = lowered.values
@@ -162,6 +182,8 @@ class InputProjection(Projection):
 
     def again(self, buffer: Tensor, lowered: Lowered | None) -> Tensor:
         """y once more, of the same x and the same x A'."""
+        if self.tuning.fp8 and lowered is not None:
+            return self.fp8_weight(buffer).addmm_(lowered.values, self._b_alone(buffer.dtype).t())
         if lowered is not None:
             buffer[:, self.inputs : self.inputs + self.ranks] = lowered.values
             buffer[:, self.inputs + self.ranks :] = 0
@@ -173,8 +195,12 @@ class InputProjection(Projection):
         """Gradients of x (tokens, inputs; rows strided) and of `trained`."""
         if lowered is None:
             return gradient @ self.weight, _weight_gradient(self.weight, gradient, x), None
-        both = gradient @ self.matrix(trained_since=False)
-        x_gradient, lowered_gradient = both[:, : self.inputs], both[:, self.inputs : self.inputs + self.ranks]
+        if self.tuning.fp8:
+            x_gradient = self.fp8_weight.backward_input(gradient)
+            lowered_gradient = gradient @ self._b_alone(gradient.dtype)
+        else:
+            both = gradient @ self.matrix(trained_since=False)
+            x_gradient, lowered_gradient = both[:, : self.inputs], both[:, self.inputs : self.inputs + self.ranks]
         a = self.lora_a.detach().to(x.dtype)
         if lowered.factors is None:
             a_gradient = lowered_gradient.t() @ x
@@ -216,6 +242,9 @@ class OutputProjection(Projection):
 
     def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Lowered | None]:
         """residual + y, (tokens, outputs), and what `backward` needs of the adapter."""
+        if self.tuning.fp8:
+            lowered = self._lower(x, self.lora_a.detach().to(x.dtype))
+            return self.fp8_weight(x).add_(residual).addmm_(lowered.values, self._scaled_b(x.dtype).t()), lowered
         matrix = self.matrix()
         y = torch.addmm(residual, x, matrix[: self.outputs].t())
         if not self.ranks:
@@ -227,8 +256,13 @@ class OutputProjection(Projection):
         """Gradient of x (tokens, inputs), and of x A', which `backward_trained` needs."""
         if lowered is None:
             return gradient @ self.weight, None
-        matrix = self.matrix(trained_since=False)
         lowered_gradient = gradient @ self._scaled_b(gradient.dtype)
+        if self.tuning.fp8:
+            a, x_gradient = self.lora_a.detach().to(gradient.dtype), self.fp8_weight.backward_input(gradient)
+            if lowered.factors is None:
+                return x_gradient.addmm_(lowered_gradient, a), lowered_gradient
+            return x_gradient.addcmul_(lowered_gradient @ a, lowered.factors), lowered_gradient
+        matrix = self.matrix(trained_since=False)
         if lowered.factors is not None:
             a = matrix[self.outputs : self.outputs + self.ranks]
             x_gradient = gradient @ matrix[: self.outputs]

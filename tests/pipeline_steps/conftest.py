@@ -27,7 +27,16 @@ DIGEST = "d" * 64
 @pytest.fixture(scope="session")
 def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as `finetune import-model` leaves it: 2 layers, 260 tokens (bytes), random weights."""
-    folder = tmp_path_factory.mktemp("base")
+    return make_base_model(tmp_path_factory.mktemp("base"), hidden_size=32)
+
+
+@pytest.fixture(scope="session")
+def wide_base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with matrices that fill nf4's blocks of 64."""
+    return make_base_model(tmp_path_factory.mktemp("wide-base"), hidden_size=64)
+
+
+def make_base_model(folder: Path, hidden_size: int) -> Path:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     special = ["<unk>", "<s>", "</s>", "<pad>"]
     vocabulary = {token: number for number, token in enumerate(special + alphabet)}
@@ -41,7 +50,7 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = MistralForCausalLM(
         MistralConfig(
             vocab_size=len(vocabulary),
-            hidden_size=32,
+            hidden_size=hidden_size,
             intermediate_size=64,
             num_hidden_layers=2,
             num_attention_heads=4,

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM  # noqa: E402
 
 from pipeline_steps.contract.errors import StepError  # noqa: E402
-from pipeline_steps.training import kernels, nf4  # noqa: E402
+from pipeline_steps.training import fp8, kernels, nf4  # noqa: E402
 from pipeline_steps.training.attention import Documents  # noqa: E402
 from pipeline_steps.training.decoder import Decoder, adapter_parameters, parameters_of  # noqa: E402
 from pipeline_steps.training.projections import Tuning  # noqa: E402
@@ -190,6 +190,57 @@ def rounded(weight: Any) -> Any:
     out = torch.empty_like(weight)
     nf4.dequantize(*nf4.quantize(weight), out)
     return out
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("recompute", ["nothing", "gate_up", "layer"])
+def test_fp8_is_lora_but_for_the_rounding_of_the_frozen_products(recompute: Any, device: str) -> None:
+    kind = torch.bfloat16 if device == "cuda" else torch.float32
+    torch.manual_seed(0)
+    reference = MODELS["mistral"]().float()
+    with torch.no_grad():
+        for name, weight in reference.named_parameters():
+            if "mlp" in name or "self_attn" in name:
+                weight.mul_(4)  # so that the layers, not the embedding alone, make the loss
+    measured = {}
+    for rounding in (False, True):
+        model = ours(reference, Tuning("lora", rank=4, alpha=8, kind=kind, fp8=rounding), device)
+        model.recompute = recompute
+        loss = loss_of(model, device)
+        gradients = torch.autograd.grad(loss, model.trained_parameters())
+        measured[rounding] = loss.item(), torch.cat([one.flatten().float() for one in gradients])
+    (exact_loss, exact), (loss, rounded_gradients) = measured[False], measured[True]
+    assert loss == pytest.approx(exact_loss, rel=0.01)
+    assert 1e-3 < error(rounded_gradients, exact) < 0.15
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_fp8_keeps_three_bits_after_the_leading_one_whatever_a_rows_size(device: str) -> None:
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(8, 5000, generator=random) * torch.logspace(-6, 6, 8)[:, None]
+    x[3] = 0
+    codes, scales = fp8.quantize_rows(x.to(device))
+    kept = codes.cpu().float() * scales.cpu()
+    large = x.abs() > x.abs().amax(1, keepdim=True) / 1000
+    assert ((kept - x).abs()[large] <= x.abs()[large] / 16).all()
+    assert not kept[3].any()
+
+
+def test_fp8_that_changes_too_much_is_refused_with_the_figures() -> None:
+    exact = fp8.Measurement(2.0, torch.tensor([1.0, 0.0]))
+    assert "(0.50%, at most 1%)" in fp8.check_quality(exact, fp8.Measurement(2.01, torch.tensor([1.0, 0.1])))
+    for worse in (
+        fp8.Measurement(2.03, torch.tensor([1.0, 0.0])),
+        fp8.Measurement(2.0, torch.tensor([0.0, 1.0])),
+        fp8.Measurement(float("nan"), torch.tensor([1.0, 0.0])),
+    ):
+        with pytest.raises(StepError, match=r"loses too much in 8 bits.*set fp8 False"):
+            fp8.check_quality(exact, worse)
+
+
+def test_fp8_refuses_a_matrix_that_the_tensor_cores_do_not_take() -> None:
+    with pytest.raises(StepError, match="100 x 64 cannot be multiplied in fp8, only multiples of 16"):
+        fp8.Fp8Weight(100, 64)
 
 
 def test_nf4_keeps_normal_weights_as_well_as_its_paper_says() -> None:

@@ -18,7 +18,7 @@ from pipeline_steps.contract.dataset import Example
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.hyperparameters import Hyperparameters
 from pipeline_steps.encoding import NOT_TRAINED, encode_all, pad, read_encoded, token_losses, windows
-from pipeline_steps.fine_tune import FineTuneJob, run
+from pipeline_steps.fine_tune import FineTuneJob, run, with_time_that_is_paid
 from pipeline_steps.models import load_model, load_tokenizer
 from pipeline_steps.text_encoder import TextEncoder
 from pipeline_steps.training.batches import Plan, divide
@@ -311,7 +311,66 @@ def test_a_time_limit_ends_the_training_and_keeps_a_model(base_model: Path, spli
     assert (tmp_path / "model.safetensors").is_file()
 
 
+def test_a_cost_limit_is_the_time_that_it_pays_the_jobs_instances(
+    base_model: Path, splits: Path, tmp_path: Path
+) -> None:
+    resources = tmp_path / "resourceconfig.json"
+    resources.write_text(json.dumps({"current_instance_type": "ml.g5.12xlarge", "hosts": ["algo-1", "algo-2"]}))
+    limited = with_time_that_is_paid(replace(QUICK, max_cost_usd=14.18), resources)
+    assert limited.max_hours == pytest.approx(1.0)
+    assert with_time_that_is_paid(replace(QUICK, max_cost_usd=14.18, max_hours=0.5), resources).max_hours == 0.5
+    assert with_time_that_is_paid(replace(QUICK, max_cost_usd=6, usd_per_hour=1.5), resources).max_hours == 2
+    resources.write_text(json.dumps({"current_instance_type": "ml.p99.large", "hosts": ["algo-1"]}))
+    with pytest.raises(StepError, match=r"no price of ml.p99.large is known; set training.usd_per_hour"):
+        with_time_that_is_paid(replace(QUICK, max_cost_usd=1), resources)
+
+
+def test_fp8_training_learns_as_well_and_says_what_the_rounding_changed(
+    tuned: Path, base_model: Path, splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(job(base_model, splits, tmp_path, replace(QUICK, fp8=True)))
+    assert "fp8 changes the loss from" in capsys.readouterr().out
+    exact, rounded = (json_files.read(folder / files.TRAINING_FILE, 1) for folder in (tuned, tmp_path))
+    assert rounded["validation_loss"]["after"] == pytest.approx(exact["validation_loss"]["after"], rel=0.05)
+    assert losses(tmp_path) != losses(tuned)
+
+
+def test_mlflow_has_the_parameters_and_the_curves_of_the_training(
+    base_model: Path, splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    monkeypatch.setenv("TRAINING_JOB_NAME", "job-7")
+    folder = tmp_path / "mlruns"
+    run(job(base_model, splits, tmp_path / "model", replace(QUICK, epoch=1.0, mlflow_tracking_uri=str(folder))))
+    client = mlflow.MlflowClient(str(folder))
+    (found,) = client.search_runs([client.get_experiment_by_name("fine-tune").experiment_id])
+    assert (found.info.run_name, found.info.status) == ("job-7", "FINISHED")
+    assert found.data.params["learning_rate"] == "0.01" and found.data.params["dataset"] == "d" * 64
+    history = client.get_metric_history(found.info.run_id, "train_loss")
+    assert [point.value for point in sorted(history, key=lambda point: point.step)] == losses(tmp_path / "model")
+    assert client.get_metric_history(found.info.run_id, "eval_loss")
+
+
+def test_a_tracking_server_that_fails_ends_the_tracking_and_not_the_training(
+    base_model: Path, splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in-the-way").write_text("a file where the folder should be")
+    nowhere = str(tmp_path / "in-the-way")
+    run(job(base_model, splits, tmp_path / "model", replace(QUICK, max_steps=1, mlflow_tracking_uri=nowhere)))
+    assert "tracking ends, training goes on" in capsys.readouterr().out
+    assert "failed at its start" in json_files.read(tmp_path / "model" / files.TRAINING_FILE, 1)["tracking_lost"]
+
+
 # ---------------------------------------------------------------- bad input
+
+
+def test_an_mlflow_server_without_its_package_is_told_before_the_training(
+    base_model: Path, splits: Path, tmp_path: Path
+) -> None:
+    arn = "arn:aws:sagemaker:us-east-1:123456789012:mlflow-tracking-server/x"
+    with pytest.raises(StepError, match="the image lacks sagemaker_mlflow; name an image"):
+        run(job(base_model, splits, tmp_path, replace(QUICK, mlflow_tracking_uri=arn)))
 
 
 def test_a_training_that_falls_apart_is_ended_with_what_to_change(

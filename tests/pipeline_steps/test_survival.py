@@ -151,11 +151,17 @@ def test_a_checkpoint_of_another_run_is_refused_with_what_differs(
     assert "is of another run (learning_rate: 0.01 there, 0.005 now)" in log
 
 
-@pytest.mark.parametrize("settings", [{}, {"peft_type": "None", "learning_rate": "1e-3"}], ids=["lora", "full"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"bits": "4", "learning_rate": "3e-3"}, {"peft_type": "None", "learning_rate": "1e-3"}],
+    ids=["lora", "qlora", "full"],
+)
 def test_two_processes_train_as_one_does_at_the_same_global_batch(
-    settings: dict[str, str], base_model: Path, splits: Path, tmp_path: Path
+    settings: dict[str, str], base_model: Path, wide_base_model: Path, splits: Path, tmp_path: Path
 ) -> None:
     common = {"lora_dropout": "0", "epoch": "1", **settings}
+    if "bits" in settings:
+        base_model = wide_base_model
     alone = Job(tmp_path / "alone", base_model, splits, **common)
     alone.run()
     two = Job(tmp_path / "two", base_model, splits, per_device_train_batch_size="2", **common)
