@@ -141,7 +141,8 @@ def kinds_of_kernels(step: Callable[[], None]) -> dict[str, float]:
     kinds = {
         "attention": r"flash|fmha|attention",
         "products": r"gemm|nvjet|cutlass|cublas|splitk",
-        "ours": r"_rms_norm|_rotate|_swiglu|_dequantize",
+        "ours": r"_rms_norm|_rotate|_swiglu|_quantize|_dequantize",
+        "between devices": r"nccl",
         "optimizer": r"adam|multi_tensor",
         "copies": r"memcpy|memset|copy",
     }
@@ -166,6 +167,7 @@ def ours(
     method: str = "lora",
     tokens: int = 12_288,
     recompute: str = "nothing",
+    fp8: bool = False,
     accumulate: int = 1,
     warm_up: int = WARM_UP,
     measured: int = MEASURED,
@@ -183,7 +185,7 @@ def ours(
 
     world, config = distributed.World.join(), configuration()
     with torch.device("meta"):
-        model = Decoder(config, Tuning(method, RANK, ALPHA))  # type: ignore[arg-type]
+        model = Decoder(config, Tuning(method, RANK, ALPHA, fp8=fp8))  # type: ignore[arg-type]
     if distributed.sharded(model, world):
         distributed.shard(model, world)
     model.to_empty(device=world.device)
@@ -210,29 +212,32 @@ def ours(
 
     def step(batches: list[list[list[int]]]) -> None:
         meter.start([len(row) for batch in batches for row in batch])
-        learned = sum(len(row) - 1 for batch in batches for row in batch)
+        learned = learned_of_all[len(meter.losses)]
         total = torch.zeros((), device=world.device)
         for number, batch in enumerate(batches, start=1):
             stream = Stream.of([Encoded(row, row) for row in batch], world.device)
             with distributed.unless_last(called, number == len(batches)):
                 loss = stream.loss(called) / learned
-                loss.backward()
+                (loss * world.size).backward()
             total += loss.detach()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        meter.losses.append(total)
+        meter.losses.append(world.sum(total))
 
-    number = (warm_up + measured + 1) * accumulate
-    batches = list(micro_batches(number * world.size, tokens, config.vocab_size))[world.rank :: world.size]
-    steps = [batches[start : start + accumulate] for start in range(0, number, accumulate)]
+    # A step takes the same streams however many devices share them.
+    together = accumulate * world.size
+    number = (warm_up + measured + 1) * together
+    batches = list(micro_batches(number, tokens, config.vocab_size))
+    of_all = [batches[start : start + together] for start in range(0, number, together)]
+    learned_of_all = [sum(len(row) - 1 for batch in one for row in batch) for one in of_all]
+    steps = [one[world.rank :: world.size] for one in of_all]
     for one in steps[:-1]:
         step(one)
     adapter = 0 if method == "full" else sum(w.numel() for w in parameters)
     result = meter.result(adapter, full=method == "full") | {"gpus": world.size}
     result["real_tokens_per_s"] = round(result["real_tokens_per_s"] * world.size, 1)  # of all GPUs together
-    if world.size == 1:
-        result["device_ms"] = kinds_of_kernels(lambda: step(steps[-1]))
+    result["device_ms"] = kinds_of_kernels(lambda: step(steps[-1]))
     world.leave()
     return result if world.first else {}
 
@@ -253,8 +258,11 @@ def without_pieces_of_logits() -> dict[str, Any]:
     return ours(tokens=8192)
 
 
-def peft_in_our_loop() -> dict[str, Any]:
-    """transformers and PEFT, autograd as it is, on our streams: what the written-out backward is worth."""
+def peft_in_our_loop(compiled: bool = False) -> dict[str, Any]:
+    """transformers and PEFT, autograd as it is, on our streams: what the written-out backward is worth.
+
+    compiled: each layer by torch.compile, with lengths that may change.
+    """
     import torch
     from peft import get_peft_model
 
@@ -266,6 +274,9 @@ def peft_in_our_loop() -> dict[str, Any]:
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
     meter, backbone = Meter(), model.get_base_model()
+    if compiled:
+        for layer in backbone.model.layers:
+            layer.compile(dynamic=True)
     for batch in micro_batches(WARM_UP + MEASURED, 8192, config.vocab_size):
         meter.start([len(row) for row in batch])
         documents = Documents(tuple(len(row) for row in batch), device)
@@ -436,6 +447,9 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "ours-lora-plain-kernels": without_kernels,
     "ours-lora-whole-logits": without_pieces_of_logits,
     "peft-in-our-loop": peft_in_our_loop,
+    "peft-in-our-loop-compiled": lambda: peft_in_our_loop(compiled=True),
+    "ours-lora-fp8": lambda: ours(fp8=True),
+    "ours-lora-2-streams": lambda: ours(accumulate=2),  # the steps of ours-lora-2-gpus
     "ours-qlora": lambda: ours("qlora", tokens=8192, recompute="layer"),
     "ours-qlora-kept": lambda: ours("qlora"),
     "ours-full": lambda: ours("full", tokens=8192, recompute="gate_up", accumulate=4, warm_up=2, measured=5),
@@ -443,7 +457,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
 ON_TWO_GPUS: dict[str, Callable[[], dict[str, Any]]] = {
     "ours-lora-2-gpus": ours,
     "ours-qlora-2-gpus": lambda: ours("qlora", tokens=8192, recompute="layer"),
-    "ours-full-2-gpus": lambda: ours("full", tokens=8192, recompute="layer", accumulate=4, warm_up=2, measured=5),
+    "ours-full-2-gpus": lambda: ours("full", tokens=8192, recompute="gate_up", accumulate=4, warm_up=2, measured=5),
 }
 
 
@@ -481,7 +495,9 @@ def main() -> int:
         )  # fmt: skip
         found = [line for line in finished.stdout.splitlines() if line.startswith("RESULT ")]
         if finished.returncode or not found:
-            print(f"{case} failed:\n{finished.stderr[-1500:]}", file=sys.stderr, flush=True)
+            # torch's launcher says at length that a process failed; why, the process said before.
+            said = finished.stderr.partition("torch/distributed/run.py")[0] or finished.stderr
+            print(f"{case} failed:\n{said[-2500:]}", file=sys.stderr, flush=True)
             failed.append(case)
             continue
         result = {"case": case, **json.loads(found[0].removeprefix("RESULT "))}

