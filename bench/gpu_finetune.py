@@ -469,6 +469,9 @@ def main() -> int:
         help=f"default: those of one GPU: {', '.join(CASES)}; where there are two GPUs also {', '.join(ON_TWO_GPUS)}",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--add", action="store_true", help="keep the other cases of an earlier command on the same machine"
+    )
     parser.add_argument("--one", action="store_true", help="run the case in this process and print its result")
     options = parser.parse_args()
     unknown = [case for case in options.cases if case not in known]
@@ -479,7 +482,12 @@ def main() -> int:
         if result:
             print("RESULT " + json.dumps(result))
         return 0
-    results, failed = [], []
+    results: list[dict[str, Any]] = []
+    commands, failed = [" ".join(["python3 -m bench.gpu_finetune", *options.cases])], []
+    if options.add:
+        earlier = json.loads(options.output.read_text(encoding="utf-8"))
+        commands.insert(0, earlier["command"])
+        results = [row for row in earlier["rows"] if row["case"] not in options.cases]
     for case in options.cases or CASES:
         started = time.monotonic()
         launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2"] if case in ON_TWO_GPUS else []
@@ -503,11 +511,11 @@ def main() -> int:
         result = {"case": case, **json.loads(found[0].removeprefix("RESULT "))}
         results.append(result)
         print(f"{time.monotonic() - started:6.0f} s  {json.dumps(result)}", flush=True)
-        _write(options.output, results)
+        _write(options.output, "; ".join(commands), results)
     return int(bool(failed))
 
 
-def _write(output: Path, results: list[dict[str, Any]]) -> None:
+def _write(output: Path, command: str, results: list[dict[str, Any]]) -> None:
     import torch
 
     versions = {}
@@ -519,7 +527,7 @@ def _write(output: Path, results: list[dict[str, Any]]) -> None:
     output.write_text(
         json.dumps(
             {
-                "command": "python3 -m bench.gpu_finetune " + " ".join(sys.argv[1:]),
+                "command": command,
                 "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
                 "device": torch.cuda.get_device_name(),
                 "versions": versions,

@@ -79,7 +79,7 @@ def fixed_bytes(config: Any, method: Method, rank: int, devices: int) -> float:
     adapter = 16 * adapter_parameters(config, rank)  # float32: weight, gradient, two moments
     if method == "lora":
         return 2 * (sizes["products"] * 1.015 + others) + adapter  # 1.5 %: room for the adapter beside each weight
-    return 0.516 * sizes["products"] + 2 * others + adapter
+    return 0.531 * sizes["products"] + 2 * others + adapter
 
 
 def stream_bytes(config: Any, method: Method, tokens: int, recompute: Recompute) -> float:

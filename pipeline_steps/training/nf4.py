@@ -1,8 +1,8 @@
 """NF4: 4 bits a weight for QLoRA's frozen base, with the scales of its blocks quantised once more ("double quant").
 
 Each block of 64 weights of a row is divided by its largest magnitude and every weight rounded to the nearest of 16
-levels, which are equally likely under a normal distribution. The magnitudes themselves are stored in 8 bits of their
-row's largest. 4.13 bits a weight in all.
+levels, which are equally likely under a normal distribution. The magnitudes themselves are rounded to 8 bits of their
+row's largest: 4.13 bits a weight in all, 4.25 as projections.py keeps them.
 Source: Dettmers et al., "QLoRA: Efficient Finetuning of Quantized LLMs", 2023; levels from its appendix E.
 """
 
@@ -49,7 +49,7 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def dequantize(codes: Tensor, block_scales: Tensor, row_scales: Tensor, out: Tensor) -> None:
-    """Write the weights to `out` (rows, columns), whose rows may be strided."""
+    """Write the weights to `out` (rows, columns), whose rows may be strided. The scales may be of any type."""
     rows, columns = out.shape
     levels = _levels_on(out.device)
     if out.is_cuda:

@@ -67,8 +67,10 @@ class Projection(nn.Module):
         self.padded_ranks = 0 if tuning.fp8 else -(-self.ranks // _ALIGNMENT) * _ALIGNMENT
 
         if tuning.method == "qlora":
-            self.codes = _frozen(torch.empty(self.outputs, inputs // 2, dtype=torch.uint8))
-            self.block_scales = _frozen(torch.empty(self.outputs, inputs // nf4.BLOCK, dtype=torch.uint8))
+            # FSDP2 takes floating-point weights only (torch before 2.13): 4 codes of 4 bits pass for one bfloat16, and the
+            # 8-bit scales are whole numbers that bfloat16 holds exactly.
+            self.codes = _frozen(torch.empty(self.outputs, inputs // 4, dtype=torch.bfloat16))
+            self.block_scales = _frozen(torch.empty(self.outputs, inputs // nf4.BLOCK, dtype=torch.bfloat16))
             self.row_scales = _frozen(torch.empty(self.outputs, dtype=torch.float32))
         elif tuning.fp8:
             self.fp8_weight = Fp8Weight(self.outputs, inputs)
@@ -95,8 +97,10 @@ class Projection(nn.Module):
         """Take over each part's weights (outputs, inputs)."""
         stacked = torch.cat([weights[part] for part in self.parts])
         if self.tuning.method == "qlora":
-            for own, given in zip((self.codes, self.block_scales, self.row_scales), nf4.quantize(stacked), strict=True):
-                store(own, given)
+            codes, block_scales, row_scales = nf4.quantize(stacked)
+            store(self.codes, codes.view(torch.bfloat16))
+            store(self.block_scales, block_scales)
+            store(self.row_scales, row_scales)
         elif self.tuning.method == "full":
             store(self.weight, stacked)
         elif self.tuning.fp8:
@@ -117,7 +121,7 @@ class Projection(nn.Module):
         raise NotImplementedError
 
     def _unpacked(self, out: Tensor) -> None:
-        nf4.dequantize(self.codes, self.block_scales, self.row_scales, out)
+        nf4.dequantize(self.codes.view(torch.uint8), self.block_scales, self.row_scales, out)
 
     def _lower(self, x: Tensor, a: Tensor) -> Lowered:
         if not (self.tuning.dropout and self.training):
