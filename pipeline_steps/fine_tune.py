@@ -209,13 +209,13 @@ class Training:
                 config, method, settings.lora_r, longest, distributed.gpu_bytes(world.device), world.size,
                 settings.gradient_checkpointing,
             )  # fmt: skip
-            self.tokens, recompute = memory_plan.tokens, memory_plan.recompute
+            self.tokens, recompute, self.kept_whole = memory_plan.tokens, memory_plan.recompute, memory_plan.kept_whole
             self._say(
                 f"about {memory_plan.bytes / 1e9:.1f} GB of GPU memory: streams of {self.tokens} tokens, "
                 f"computing again: {recompute}"
             )
         else:
-            self.tokens, recompute = max(CPU_TOKENS, longest), "nothing"
+            self.tokens, recompute, self.kept_whole = max(CPU_TOKENS, longest), "nothing", 1
 
         self.tracking = Tracking(
             settings.mlflow_tracking_uri if world.first else "", os.environ.get("TRAINING_JOB_NAME", job.output.name)
@@ -253,7 +253,7 @@ class Training:
         with torch.device("meta"):
             model = Decoder(config, tuning)
         if distributed.sharded(model, self.world):
-            distributed.shard(model, self.world)
+            distributed.shard(model, self.world, self.kept_whole)
         model.to_empty(device=self.world.device)
         model.load(merge.checkpoint_tensors(self.job.model))
         model.reset_adapters(self.settings.seed)
@@ -422,7 +422,7 @@ class Training:
         """Nats per learned token of the validation rows. Each device measures its share of them."""
         import torch
 
-        from pipeline_steps.training import batches
+        from pipeline_steps.training import batches, distributed
 
         self.model.eval()
         lengths = [len(row.ids) for row in self.validation]
@@ -433,6 +433,7 @@ class Training:
                 total += batches.Stream.of([self.validation[place] for place in places], self.world.device).loss(
                     self.model
                 )
+        distributed.back_to_shards(self.model)
         self.model.train()
         return float(self.world.sum(total)) / sum(row.trained_tokens for row in self.validation)
 

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline_steps.contract import files
-from pipeline_steps.models import load_model
+from pipeline_steps.contract import dataset, files
+from pipeline_steps.encoding import encode_all, pad, token_losses
+from pipeline_steps.models import load_model, load_tokenizer
+from pipeline_steps.text_encoder import TextEncoder
 from pipeline_steps.training.checkpoints import CHECKPOINT_FILE
 
 REPOSITORY = Path(__file__).parents[2]
@@ -172,6 +174,21 @@ def test_two_processes_train_as_one_does_at_the_same_global_batch(
     assert losses[1] == pytest.approx(losses[0], rel=5e-3)
     assert found["validation_loss"]["after"] == pytest.approx(expected["validation_loss"]["after"], rel=5e-3)
     assert log.count("progress: train 12/12") == 1, "one process tells the progress"
+
+
+def test_two_processes_write_the_best_step_and_not_the_last_one(base_model: Path, splits: Path, tmp_path: Path) -> None:
+    settings = {
+        "peft_type": "None", "learning_rate": "1e-2", "epoch": "200", "max_train_samples": "2", "eval_steps": "2",
+        "lora_dropout": "0", "per_device_train_batch_size": "1",
+    }  # fmt: skip
+    job = Job(tmp_path / "job", base_model, splits, **settings)
+    job.run(("-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29613"))
+    report = job.report()
+    assert report["ended_by"].startswith("early stopping") and report["best_step"] < report["steps"]
+    model, tokenizer = load_model(job.output).float(), load_tokenizer(job.output)
+    _, rows = dataset.read_split(splits / "validation", "validation")
+    nats, _ = token_losses(model, *pad(encode_all(rows, TextEncoder.of(tokenizer)), tokenizer.pad_token_id))
+    assert nats.mean().item() == pytest.approx(report["validation_loss"]["after"], rel=0.02)
 
 
 def test_two_processes_killed_go_on_together(base_model: Path, splits: Path, tmp_path: Path) -> None:
