@@ -17,6 +17,7 @@ TuningMode = Literal["instruction", "domain", "chat"]
 PersonalDataPolicy = Literal["report", "redact", "fail"]
 PrepareEngine = Literal["instances", "ray"]
 PeftType = Literal["lora", "None"]
+Switch = Literal["auto", "True", "False"]
 ApprovalStatus = Literal["Approved", "PendingManualApproval"]
 
 
@@ -36,6 +37,10 @@ class Images(Group):
     training_transformers_version: str = "5.3.0"
     training_pytorch_version: str = "2.9.0"
     serving_version: str = Field(default="0.36.0", description="DJL LMI (vLLM inside)")
+    training_image_uri: str | None = Field(
+        default=None,
+        description="image of the jobs instead of AWS's training image: its packages and more, such as mlflow or flash-attn",
+    )
     prepare_image_uri: str | None = Field(
         default=None,
         description="image of PrepareData where it is not the training image: the ray engine needs Ray in it",
@@ -109,21 +114,45 @@ class TrainingSettings(Group):
         le=360,
         description="how long instances wait, and are paid, for a next job (warm pool); 0: none",
     )
+    # FineTune's hyperparameters; pipeline_steps/contract/hyperparameters.py says what each means.
     peft_type: PeftType = "lora"
-    epoch: float = Field(default=1.0, gt=0, le=1000)
-    learning_rate: float = Field(default=2e-4, gt=0, le=1)
+    bits: Literal[4, 16] = Field(default=16, description="of the frozen weights: 4 with peft_type lora is QLoRA")
     lora_r: int = Field(default=16, ge=1, le=1000)
-    lora_alpha: int = Field(default=32, ge=1)
-    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
-    per_device_train_batch_size: int = Field(
-        default=2, ge=1, le=1000, description="sequences per device and micro-batch"
-    )
+    lora_alpha: int = Field(default=32, ge=1, le=100_000)
+    lora_dropout: float = Field(default=0.0, ge=0, le=0.99)
+    fp8: bool = Field(default=False, description="LoRA's products with the frozen weights in 8 bits: g6, g6e, p5")
+    epoch: float = Field(default=1.0, ge=0.01, le=1000)
+    max_steps: int = Field(default=-1, ge=-1, description="optimizer steps; -1: as many as epoch needs")
+    max_input_length: int = Field(default=2048, ge=16, le=1_000_000, description="tokens")
+    train_on_prompt: bool = Field(default=False, description="also learn to write the prompt, as JumpStart does")
+    per_device_train_batch_size: int = Field(default=2, ge=1, le=1000, description="rows")
     gradient_accumulation_steps: int = Field(default=4, ge=1, le=1000)
-    max_input_length: int = Field(default=2048, ge=16, description="tokens")
-    warmup_ratio: float = Field(default=0.1, ge=0, le=1)
-    weight_decay: float = Field(default=0.0, ge=0, le=1)
-    max_grad_norm: float = Field(default=1.0, gt=0)
     seed: int = Field(default=10, ge=1, le=1000)
+    learning_rate: float = Field(default=2e-4, ge=1e-8, le=1)
+    lr_scheduler_type: Literal["constant_with_warmup", "linear"] = "constant_with_warmup"
+    warmup_ratio: float = Field(default=0.1, ge=0, le=1)
+    warmup_steps: int = Field(default=0, ge=0, description="overrides the ratio")
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
+    adam_epsilon: float = Field(default=1e-8, ge=1e-16, le=1)
+    max_grad_norm: float = Field(default=1.0, ge=1e-6, le=1e6)
+    gradient_checkpointing: Switch = Field(default="auto", description="auto: as little again as the memory allows")
+    evaluation_strategy: Literal["steps", "epoch", "no"] = "steps"
+    eval_steps: int = Field(default=0, ge=0, description="0: computed from the number of steps")
+    early_stopping_patience: int = Field(default=3, ge=1, description="evaluations without improvement")
+    early_stopping_threshold: float = Field(default=0.0, ge=0, description="nats per token that count as improvement")
+    load_best_model_at_end: bool = True
+    save_steps: int = Field(default=0, ge=0, description="0: computed from what saving takes")
+    save_total_limit: int = Field(default=1, ge=1, le=1000, description="checkpoints kept")
+    logging_steps: int = Field(default=1, ge=1, le=1000)
+    max_hours: float = Field(default=0.0, ge=0, le=10_000, description="training ends then with its best; 0: no limit")
+    max_cost_usd: float = Field(default=0.0, ge=0, description="the same by the instances' price; 0: no limit")
+    mlflow_tracking_uri: str = Field(
+        default="",
+        pattern=r"^(|arn:aws[a-z-]*:sagemaker:[a-z0-9-]+:\d{12}:mlflow-(tracking-server|app)/.+|/.+)$",
+        description="ARN of a SageMaker MLflow server or app, or a folder in the container; empty: no tracking",
+    )
     tokens_per_second: float | None = Field(
         default=None, gt=0, description="of all instances together, for the estimate of time and cost; default: assumed"
     )
@@ -132,6 +161,24 @@ class TrainingSettings(Group):
     def preparation_flags(self) -> list[str]:
         """PrepareData's flags for what no run-time parameter changes; they are named as the fields."""
         return _flags(self.model_dump(include={"max_input_length", "tokens_per_second", "usd_per_hour"}))
+
+    @property
+    def mlflow_server(self) -> str | None:
+        """ARN of the MLflow server or app that the training talks to over the network."""
+        return self.mlflow_tracking_uri if self.mlflow_tracking_uri.startswith("arn:") else None
+
+    @model_validator(mode="after")
+    def only_frozen_weights_are_stored_in_fewer_bits(self) -> "TrainingSettings":
+        if self.peft_type == "None" and self.bits == 4:
+            raise ValueError(
+                "bits is 4 and peft_type is 'None': weights in 4 bits cannot be trained; use peft_type: lora, or bits: 16"
+            )
+        if self.fp8 and (self.peft_type, self.bits) != ("lora", 16):
+            raise ValueError(
+                f"fp8 is true with peft_type {self.peft_type!r} and bits {self.bits}: only frozen weights in 16 bits are "
+                "rounded to 8; use peft_type: lora and bits: 16, or fp8: false"
+            )
+        return self
 
     @model_validator(mode="after")
     def spot_instances_may_be_waited_for_and_are_not_kept(self) -> "TrainingSettings":

@@ -7,7 +7,7 @@ Names in ${...} are deployed resources; the stack puts them in (RESOURCES lists 
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeAlias, get_args
 
 from sagemaker.core.helper.pipeline_variable import PipelineVariable
@@ -20,7 +20,7 @@ from sagemaker.mlops.workflow.condition_step import ConditionStep
 from sagemaker.mlops.workflow.fail_step import FailStep
 from sagemaker.mlops.workflow.steps import StepTypeEnum
 
-from config.settings import ApprovalStatus, PeftType, Settings, TuningMode
+from config.settings import ApprovalStatus, PeftType, Settings, TrainingSettings, TuningMode
 from pipeline import gates
 from pipeline.sdk import (
     CACHE_FOR_30_DAYS,
@@ -31,6 +31,7 @@ from pipeline.sdk import (
     training_image,
 )
 from pipeline_steps.contract import files
+from pipeline_steps.contract.hyperparameters import Hyperparameters
 
 RESOURCES = (
     "RawBucket",
@@ -197,8 +198,9 @@ def prepare_data(settings: Settings, parameters: Parameters) -> RequestStep:
 def run_parameters(settings: Settings, parameters: Parameters) -> Join:
     """All that a trained model depends on besides its data and its base model, as one text of bounded length."""
     of_the_machines = {"max_runtime_hours", "spot", "max_wait_hours", "keep_alive_minutes"}
+    of_the_watching = {"logging_steps", "mlflow_tracking_uri"}
     of_the_estimate = {"tokens_per_second", "usd_per_hour"}
-    training = settings.training.model_dump_json(exclude=of_the_machines | of_the_estimate)
+    training = settings.training.model_dump_json(exclude=of_the_machines | of_the_watching | of_the_estimate)
     return Join(
         on=",",
         values=[
@@ -231,19 +233,10 @@ def fine_tune(settings: Settings, parameters: Parameters, prepared: RequestStep)
             "MetricDefinitions": METRIC_DEFINITIONS,
         },
         "HyperParameters": {
+            **configured_hyperparameters(training),
             "epoch": parameters.epoch.to_string(),
             "learning_rate": parameters.learning_rate.to_string(),
             "peft_type": parameters.peft_type,
-            "lora_r": str(training.lora_r),
-            "lora_alpha": str(training.lora_alpha),
-            "lora_dropout": str(training.lora_dropout),
-            "per_device_train_batch_size": str(training.per_device_train_batch_size),
-            "gradient_accumulation_steps": str(training.gradient_accumulation_steps),
-            "max_input_length": str(training.max_input_length),
-            "warmup_ratio": str(training.warmup_ratio),
-            "weight_decay": str(training.weight_decay),
-            "max_grad_norm": str(training.max_grad_norm),
-            "seed": str(training.seed),
         },
         "InputDataConfig": [
             {
@@ -267,7 +260,8 @@ def fine_tune(settings: Settings, parameters: Parameters, prepared: RequestStep)
         },
         "StoppingCondition": {"MaxRuntimeInSeconds": int(training.max_runtime_hours * 3600)},
         "CheckpointConfig": {"S3Uri": checkpoints_uri()},
-        "EnableNetworkIsolation": True,
+        # Tracking on a server is the one thing that a training says to anybody.
+        "EnableNetworkIsolation": training.mlflow_server is None,
         "EnableInterContainerTrafficEncryption": True,
     }
     if training.keep_alive_minutes:
@@ -283,6 +277,13 @@ def fine_tune(settings: Settings, parameters: Parameters, prepared: RequestStep)
         cache=CACHE_FOR_30_DAYS,
         depends_on=[prepared],
     )
+
+
+def configured_hyperparameters(training: TrainingSettings) -> dict[str, str]:
+    """All of FineTune's hyperparameters that the configuration has, as the texts that SageMaker hands over."""
+    names = {field.name for field in fields(Hyperparameters)} & set(TrainingSettings.model_fields)
+    values = {name: getattr(training, name) for name in sorted(names)}
+    return {name: str(value) for name, value in values.items() if value is not None and value != ""}
 
 
 def evaluate(settings: Settings, parameters: Parameters, prepared: RequestStep, tuned: RequestStep) -> RequestStep:

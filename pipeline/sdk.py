@@ -146,6 +146,8 @@ def _without_nulls(value: Any) -> Any:
 
 def training_image(images: Images, region: str, instance_type: str) -> str:
     """URI of the Hugging Face training image; the processing steps use it too, so that all see the same libraries."""
+    if images.training_image_uri:
+        return images.training_image_uri
     return str(
         image_uris.retrieve(
             "huggingface",

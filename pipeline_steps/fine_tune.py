@@ -282,10 +282,11 @@ class Training:
         settings, history = self.settings, self.history
         checkpoints = None
         if self.job.checkpoints is not None:
-            of_the_watching = {"logging_steps", "mlflow_tracking_uri"}
+            # What is watched and how long it may take changes no step.
+            left_out = {"logging_steps", "mlflow_tracking_uri", "max_hours", "max_cost_usd", "usd_per_hour"}
             what = {
                 **ancestors,
-                **{name: value for name, value in asdict(settings).items() if name not in of_the_watching},
+                **{name: value for name, value in asdict(settings).items() if name not in left_out},
                 "devices": self.world.size,
             }
             checkpoints = Checkpoints(

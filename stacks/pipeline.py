@@ -16,6 +16,12 @@ from stacks.components.step_code import StepCode
 # Accounts whose registries hold AWS's Deep Learning Containers; jobs pull their images with their own role.
 DEEP_LEARNING_CONTAINERS = "arn:{partition}:ecr:*:763104351884:repository/*"
 
+# What a training does on a tracking server.
+MLFLOW_ACTIONS = (
+    "CreateExperiment", "GetExperiment", "GetExperimentByName", "CreateRun", "GetRun", "UpdateRun", "LogParam", "LogMetric",
+    "LogBatch", "SetTag",
+)  # fmt: skip
+
 
 class PipelineStack(Stack):
     """`<name>-finetune` and `<name>-deploy`, one role for each kind of job, one model package group."""
@@ -66,6 +72,13 @@ class PipelineStack(Stack):
         artifact_bucket.grant_put(train_role, "runs/*")
         artifact_bucket.grant_read(train_role, "checkpoints/*")
         artifact_bucket.grant_put(train_role, "checkpoints/*")
+        if settings.training.mlflow_server:
+            train_role.add_to_policy(
+                iam.PolicyStatement(
+                    actions=[f"sagemaker-mlflow:{action}" for action in MLFLOW_ACTIONS],
+                    resources=[settings.training.mlflow_server],
+                )
+            )
 
         artifact_bucket.grant_read(evaluate_role, "datasets/*")
         artifact_bucket.grant_read(evaluate_role, "base-models/*")

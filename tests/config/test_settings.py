@@ -54,6 +54,9 @@ def test_a_manifest_outside_its_tuning_modes_folder_is_refused(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("training", "said"),
     [
+        ("bits: 4, peft_type: None", r"bits is 4 and peft_type is 'None'.*use peft_type: lora, or bits: 16"),
+        ("fp8: true, bits: 4", r"fp8 is true with peft_type 'lora' and bits 4.*or fp8: false"),
+        ("mlflow_tracking_uri: somewhere", r"training.mlflow_tracking_uri: .*pattern.*'somewhere'"),
         ("spot: true", r"max_wait_hours is None and max_runtime_hours is 24.*set max_wait_hours to 24.* or more"),
         (
             "spot: true, max_runtime_hours: 10, max_wait_hours: 9.5",

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import botocore.session
 import pytest
 from botocore.validate import ParamValidator
 
-from config.settings import Settings, load
+from config.settings import Settings, TrainingSettings, load
 from pipeline.definition import RESOURCES, deploy_definition, finetune_definition
-from pipeline_steps.contract import gate, progress
+from pipeline_steps.contract import gate, hyperparameters, progress
+from pipeline_steps.contract.hyperparameters import Hyperparameters
 
 REPOSITORY = Path(__file__).parents[2]
 OPERATIONS = {
@@ -203,6 +205,43 @@ def test_a_warm_pool_is_asked_for_in_seconds() -> None:
     assert "MaxWaitTimeInSeconds" not in request["StoppingCondition"]
 
 
+def test_every_hyperparameter_of_fine_tune_can_be_configured_with_its_default() -> None:
+    ours = {field.name: field.default for field in fields(Hyperparameters)}
+    of_prepare_data = {"max_train_samples", "max_val_samples"}  # which rows there are is a matter of the dataset group
+    configured = {name: one.default for name, one in TrainingSettings.model_fields.items() if name in ours}
+    assert configured.keys() == ours.keys() - of_prepare_data
+    assert configured == {name: ours[name] for name in configured} | {"usd_per_hour": None}
+
+
+def test_fine_tune_understands_every_hyperparameter_that_the_definition_gives_it() -> None:
+    chosen = {"bits": 4, "lora_r": 8, "eval_steps": 7, "max_cost_usd": 12.5, "adam_epsilon": 1e-9, "usd_per_hour": 2.0}
+    given = fine_tune_request(**chosen)["HyperParameters"]
+    settings = hyperparameters.parse(given)
+    assert settings.method == "qlora"
+    assert {name: getattr(settings, name) for name in chosen} == chosen
+    assert settings.epoch == load("prod").training.epoch
+
+
+def test_the_limits_of_the_settings_are_within_the_limits_of_fine_tune() -> None:
+    names = TrainingSettings.model_fields.keys() & hyperparameters.RANGES.keys()
+    assert len(names) > 20
+    for name in names:
+        for limit in TrainingSettings.model_fields[name].metadata:
+            bound = getattr(limit, "ge", getattr(limit, "le", None))
+            if bound is not None:
+                hyperparameters.parse({name: str(bound)})
+
+
+def test_tracking_on_a_server_opens_the_trainings_network_and_a_folder_does_not() -> None:
+    arn = "arn:aws:sagemaker:us-east-1:123456789012:mlflow-tracking-server/team"
+    assert fine_tune_request()["EnableNetworkIsolation"] is True
+    assert "mlflow_tracking_uri" not in fine_tune_request()["HyperParameters"]
+    tracked = fine_tune_request(mlflow_tracking_uri=arn)
+    assert tracked["EnableNetworkIsolation"] is False
+    assert tracked["HyperParameters"]["mlflow_tracking_uri"] == arn
+    assert fine_tune_request(mlflow_tracking_uri="/opt/ml/output/data/mlruns")["EnableNetworkIsolation"] is True
+
+
 def test_without_spot_and_warm_pool_the_request_names_neither() -> None:
     text = json.dumps(fine_tune_request())
     assert "Spot" not in text and "MaxWaitTime" not in text and "KeepAlive" not in text
@@ -217,6 +256,7 @@ def test_where_a_training_runs_does_not_make_it_another_training() -> None:
         return arguments[arguments.index("--run_parameters") + 1]
 
     assert run_parameters(spot=True, max_wait_hours=48) == run_parameters(keep_alive_minutes=30) == run_parameters()
+    assert run_parameters(mlflow_tracking_uri="/opt/ml/output/data/mlruns", logging_steps=5) == run_parameters()
     assert run_parameters(lora_r=8) != run_parameters()
 
 
