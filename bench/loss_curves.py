@@ -47,28 +47,44 @@ SETTINGS = Hyperparameters(
 # ---------------------------------------------------------------- the same data for all
 
 
-def prepare(model: Path) -> Path:
-    """The example dataset as PrepareData divides and encodes it for this model."""
+DATASET = BUILD / "prepared" / "dataset"  # a folder a split
+
+
+def prepare(model: Path) -> None:
+    """The example dataset as PrepareData divides and encodes it for this model, each split declared complete."""
     from pipeline_steps import prepare_data
+    from pipeline_steps.contract import prompt_template
     from pipeline_steps.data.instances_engine import InstancesEngine
     from pipeline_steps.data.sagemaker_job import Instances
 
-    output = BUILD / "dataset"
+    output = DATASET.parent
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     job = prepare_data.PrepareJob(
         str(REPOSITORY / "examples" / "instruction"), output / "report", "instruction", tokenizer=model,
         max_input_length=SETTINGS.max_input_length,
     )  # fmt: skip
-    prepare_data.prepare(job, output, InstancesEngine(output, Instances(), ""), 0.0)
-    return output
+    card = prepare_data.prepare(job, output, InstancesEngine(output, Instances(), ""), 0.0)
+    for folder in DATASET.iterdir():
+        examples = sorted(folder.glob("examples-*.jsonl"))
+        rows = [sum(1 for _ in path.open(encoding="utf-8")) for path in examples]
+        parts = tuple(
+            dataset.SplitPart(path.name, path.name.replace("examples", "tokens").replace("jsonl", "arrow"), number)
+            for path, number in zip(examples, rows, strict=True)
+        )
+        info = dataset.SplitInfo(
+            dataset_digest=card["dataset_digest"], split_digest=card["test_digest"], tuning_mode="instruction",
+            split=folder.name, rows=sum(rows), parts=parts, template=prompt_template.DEFAULT, prompts=[],
+            tokenizer_digest=card["tokens"]["tokenizer_digest"],
+        )  # fmt: skip
+        dataset.write_info(folder, info)
 
 
 def rows_of(split: str, model: Path) -> list[Encoded]:
     from pipeline_steps.models import load_tokenizer
     from pipeline_steps.text_encoder import TextEncoder
 
-    folder = next(path.parent for path in (BUILD / "dataset").rglob(files.DATASET_FILE) if path.parent.name == split)
+    folder = DATASET / split
     encoder = TextEncoder.of(load_tokenizer(model))
     return read_encoded(folder, dataset.read_info(folder, split), encoder, SETTINGS.max_input_length)
 
@@ -81,8 +97,7 @@ def ours(model: Path, output: Path, **settings: Any) -> list[float]:
 
     from pipeline_steps.fine_tune import FineTuneJob, run
 
-    splits = next(path.parent.parent for path in (BUILD / "dataset").rglob(files.DATASET_FILE))
-    run(FineTuneJob(splits / "train", splits / "validation", model, output, replace(SETTINGS, **settings)))
+    run(FineTuneJob(DATASET / "train", DATASET / "validation", model, output, replace(SETTINGS, **settings)))
     training = json_files.read(output / files.TRAINING_FILE, files.TRAINING_SCHEMA_VERSION)
     return [point["train_loss"] for point in training["curve"]]
 
