@@ -137,20 +137,21 @@ def prepare(job: PrepareJob, work: Path, engine: Engine, started: float) -> dict
     # 1. What there is: files and template, with all that is wrong with them; the base model's tokenizer.
     found, template, prompts = read_folder(job)
     all_parts = sources.cut(found)
-    model = read_base_model(job, work)
+    with engine.ready(all_parts):  # its processes start while the tokenizer is read
+        model = read_base_model(job, work)
 
-    # 2. Every row: checked, searched for personal data, rendered, encoded, fingerprinted.
-    own_validation = any(file.folder == "validation" for file in found)
-    examination = Examination(
-        RowReader(job.tuning_mode, template, job.split_group_column),
-        model.encoder,
-        job.personal_data,
-        job.train_data_split_seed,
-        0.0 if own_validation else job.validation_split_ratio,
-        job.test_split_ratio,
-        parts.ngram_modulus(found),
-    )
-    findings = engine.examine(all_parts, examination)
+        # 2. Every row: checked, searched for personal data, rendered, encoded, fingerprinted.
+        own_validation = any(file.folder == "validation" for file in found)
+        examination = Examination(
+            RowReader(job.tuning_mode, template, job.split_group_column),
+            model.encoder,
+            job.personal_data,
+            job.train_data_split_seed,
+            0.0 if own_validation else job.validation_split_ratio,
+            job.test_split_ratio,
+            parts.ngram_modulus(found),
+        )
+        findings = engine.examine(all_parts, examination)
     if engine.is_leader and findings.bad:  # first of all, so that they are there where the dataset is refused too
         write_lines(job.output / files.QUARANTINE_FILE, findings.bad_rows())
         print(f"bad rows, with their reasons ({findings.bad}): {job.output / files.QUARANTINE_FILE}", flush=True)
