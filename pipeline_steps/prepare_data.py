@@ -111,6 +111,11 @@ def run(job: PrepareJob) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="prepare-data-", dir=job.output.parent) as folder:
         work = Path(folder)
         instances = sagemaker_job.instances()
+        if not job.publish_to and (job.engine == "ray" or instances.count > 1):
+            raise StepError(
+                "--publish_to is missing: below it several instances, and the tasks of --engine ray, hand each other what "
+                "they made; to check data without publishing it, use one instance without --engine ray"
+            )
         shared = f"{job.publish_to}/.exchange/{sagemaker_job.name()}/"
         if job.engine == "instances":
             return prepare(job, work, InstancesEngine(work, instances, shared), started)
@@ -246,6 +251,10 @@ def read_base_model(job: PrepareJob, work: Path) -> BaseModel:
 
     if job.tokenizer:
         weight_bytes = sum(path.stat().st_size for path in job.tokenizer.glob(f"*{WEIGHTS_ENDING}"))
+        marker_file = job.tokenizer / files.BASE_MODEL_FILE
+        if not weight_bytes and marker_file.is_file():
+            marker = json_files.read(marker_file, files.BASE_MODEL_SCHEMA_VERSION)
+            weight_bytes = marker.get(files.WEIGHT_BYTES, 0)
         return BaseModel(TextEncoder.of(load_tokenizer(job.tokenizer)), weights_in(job.tokenizer, weight_bytes))
     if not job.base_model_uri:
         return BaseModel()
@@ -358,6 +367,8 @@ def earlier_training(job: PrepareJob, digest: str, base_model_digest: str | None
         pages = client.get_paginator("list_model_packages").paginate(ModelPackageGroupName=job.model_package_group)
         for package in (package for page in pages for package in page["ModelPackageSummaryList"]):
             described = client.describe_model_package(ModelPackageName=package["ModelPackageArn"])
+            if described["ModelPackageStatus"] == "Failed":
+                continue
             if described.get("CustomerMetadataProperties", {}).get("run_fingerprint") == fingerprint:
                 found = package["ModelPackageArn"]
                 break

@@ -1,6 +1,8 @@
 """PrepareData: what is accepted, how it is divided, and how bad rows are told."""
 
+import csv
 import gzip
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -508,37 +510,65 @@ def test_a_bad_document_is_told(raw: Raw, name: str, content: Any, said: str) ->
     assert any(said in problem for problem in told), told
 
 
-Line = st.one_of(
-    st.binary(max_size=80),
-    st.dictionaries(
-        st.sampled_from(["instruction", "context", "response", "x"]),
-        st.one_of(st.text(max_size=30), st.none(), st.integers(), st.lists(st.text(max_size=3), max_size=2)),
-    ).map(lambda row: json.dumps(row).encode()),
-    st.fixed_dictionaries(
-        {name: st.text(st.characters(exclude_categories=["Cs"]), max_size=30) for name in rows(1)[0]}
-    ).map(lambda row: json.dumps(row).encode()),
+# ---------------------------------------------------------------- whatever the bytes
+
+Text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+Value = st.one_of(Text, st.none(), st.integers(-5, 5), st.lists(st.text(max_size=3), max_size=2))
+Turn = st.one_of(
+    st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system", "bot"]), "content": Text}), Value
 )
+GOOD = {"instruction": rows(30), "chat": dialogs(30), "domain": [{"text": row["context"]} for row in rows(30)]}
+COLUMNS = {"instruction": list(rows(1)[0]), "chat": ["dialog", "messages"], "domain": ["text", "id"]}
+ROW_FORMATS = [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"]
+FORMATS = [
+    *((mode, ending) for mode in GOOD for ending in ROW_FORMATS),
+    *(("domain", ending) for ending in (".csv", ".json", ".txt")),
+]
 
 
-@settings(max_examples=80, deadline=None)
-@given(
-    st.lists(Line, max_size=40),
-    st.sampled_from([0, 3, 1000]),
-    st.sampled_from([b"\n", b"\r\n"]),
-    st.integers(40, 4000),
-    st.sampled_from(["instruction", "chat", "domain"]),
-)
+def rows_of(mode: str) -> st.SearchStrategy[dict[str, Any]]:
+    """Rows of any content with some of the mode's columns."""
+    value = st.one_of(st.lists(Turn, max_size=3), Value) if mode == "chat" else Value
+    return st.dictionaries(st.sampled_from([*COLUMNS[mode], "x"]), value, max_size=4)
+
+
+def file_of(ending: str, given: list[dict[str, Any] | bytes], line_end: bytes) -> tuple[bytes, int]:
+    """A file of `given` in the format of `ending`, and the rows in it. Only a file with lines takes bytes as a row."""
+    rows = [row for row in given if isinstance(row, dict)]
+    if ending == ".csv":
+        sink = io.StringIO()
+        writer = csv.DictWriter(sink, COLUMNS["domain"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        return sink.getvalue().encode(), len(rows)
+    if ending == ".json":
+        return json.dumps(rows).encode(), len(rows)
+    if ending == ".parquet":
+        try:
+            return table(rows), len(rows)
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):  # a column has one type
+            return table([{name: json.dumps(value) for name, value in row.items()} for row in rows]), len(rows)
+    content = line_end.join(json.dumps(row).encode() if isinstance(row, dict) else row for row in given)
+    number = sum(bool(line.strip()) for line in content.split(b"\n"))
+    return {".jsonl.gz": gzip.compress, ".jsonl.zst": zstandard}.get(ending, bytes)(content), number
+
+
+@pytest.mark.parametrize(("mode", "ending"), FORMATS)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
 def test_whatever_the_bytes_every_row_is_kept_removed_or_told_and_never_a_traceback(
-    tmp_path_factory: pytest.TempPathFactory,
-    lines: list[bytes],
-    allowed: int,
-    line_end: bytes,
-    part_bytes: int,
-    mode: Any,
+    tmp_path_factory: pytest.TempPathFactory, mode: Any, ending: str, data: st.DataObject
 ) -> None:
+    line = st.one_of(st.binary(max_size=80), rows_of(mode), st.sampled_from(GOOD[mode]))
+    given = [*data.draw(st.lists(line, max_size=20)), *GOOD[mode]]
+    content, number = file_of(ending, given, data.draw(st.sampled_from([b"\n", b"\r\n"])))
+    cut_off = data.draw(st.one_of(st.just(0), st.integers(0, len(content))))
+    content = content[: len(content) - cut_off]
+    allowed, part_bytes = data.draw(st.sampled_from([0, 3, 1000])), data.draw(st.integers(200, 4000))
+
     folder = tmp_path_factory.mktemp("any")
-    lines += [json.dumps(row).encode() for row in rows(30)]
-    (folder / "x.jsonl").write_bytes(line_end.join(lines))
+    (folder / "train").mkdir()
+    (folder / "train" / f"x{ending}").write_bytes(content)
     work = folder / "work"
     work.mkdir()
     with pytest.MonkeyPatch.context() as patch:
@@ -547,13 +577,13 @@ def test_whatever_the_bytes_every_row_is_kept_removed_or_told_and_never_a_traceb
             checked = Checked(replace(job(folder, mode, max_quarantined_rows=allowed), output=folder / "report"), work)
         except DataError as error:
             assert error.problems and all(error.problems)
+            assert {path.name for path in (folder / "report").glob("*")} <= {files.QUARANTINE_FILE}
             return
-    read = sum(bool(line.strip()) for line in (folder / "x.jsonl").read_bytes().split(b"\n"))
     counted = checked.card["rows"]
     assert counted["read"] == sum(count for name, count in counted.items() if name != "read")
     assert counted["kept"] == len(checked.rows)
-    if mode == "instruction":
-        assert counted["read"] == read
+    if mode != "domain" and not cut_off:  # a document is cut into pieces, which are its rows
+        assert counted["read"] == number
 
 
 def test_nothing_is_written_when_the_data_is_bad(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
