@@ -108,7 +108,7 @@ def _show(card: dict[str, Any]) -> None:
         console.print(f"[yellow]truncation:[/] {truncated['rows']:,} rows ({truncated['share']:.1%}) lose their ends")
     if card["cost"] and card["cost"]["hours_per_epoch"] is not None:
         cost = card["cost"]
-        usd = f", {cost['usd_per_epoch']:,.2f} USD" if cost["usd_per_epoch"] is not None else ""
-        console.print(
-            f"about {cost['hours_per_epoch']:.2g} h{usd} an epoch on {cost['instance_count']} x {cost['instance_type']}"
-        )
+        usd = f" and {cost['usd_per_epoch']:,.2f} USD" if cost["usd_per_epoch"] is not None else ""
+        hours = cost["hours_per_epoch"]
+        time = f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:.0f} min" if hours >= 1 / 60 else "less than a minute"
+        console.print(f"an epoch takes about {time}{usd} on {cost['instance_count']} x {cost['instance_type']}")

@@ -269,6 +269,7 @@ def token_lengths(card: dict[str, Any]) -> Html:
     counted = [
         (f"{count(low)} to {count(high)}", *(count(histogram[split][number]) for split in SPLITS))
         for number, (low, high) in enumerate(pairwise(edges))
+        if any(histogram[split][number] for split in SPLITS)
     ]
     statistics = [
         (
@@ -309,7 +310,8 @@ def _histogram(split: str, tokens: Mapping[str, Any], shares: Mapping[str, Seque
         edges.append(max(16, edges[-1] * 2))  # so that the line at max_input_length is on the axis
     left, top, right, bottom = 52, 22, 336, 170
     step = (right - left) / (len(edges) - 1)
-    highest = max(map(max, shares.values())) or 1.0
+    most = max(map(max, shares.values()))
+    highest = next((top for top in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8) if most <= top), 1.0)
 
     bars = [
         f"<rect x='{left + step * number + 0.5:.1f}' y='{bottom - height:.1f}' width='{max(1.0, step - 1):.1f}' "
@@ -324,12 +326,12 @@ def _histogram(split: str, tokens: Mapping[str, Any], shares: Mapping[str, Seque
         for share in (0.0, highest / 2, highest)
         for y in (bottom - (bottom - top) * share / highest,)
     ]
-    every = math.ceil(max(len(count(edge)) for edge in edges) * 7.5 / step)  # so that labels do not touch
-    labels = [
-        f"<text x='{left + step * number:.1f}' y='{bottom + 16}' text-anchor='middle'>{count(edge)}</text>"
-        for number, edge in enumerate(edges)
-        if number % every == 0
-    ]
+    labels, free = [], 0.0
+    for number, edge in enumerate(edges):
+        place, half = left + step * number, len(count(edge)) * 3.75
+        if edge & (edge - 1) == 0 and place - half >= free:  # powers of two, as far as labels do not touch
+            labels.append(f"<text x='{place:.1f}' y='{bottom + 16}' text-anchor='middle'>{count(edge)}</text>")
+            free = place + half
     x = left + step * _position(edges, limit)
     anchor = "end" if x > (left + right) / 2 else "start"
     marker = (
@@ -617,10 +619,14 @@ def template_and_samples(card: dict[str, Any]) -> Html:
     return joined(shown)
 
 
-def _sample(row: Mapping[str, str]) -> Html:
-    prompt = block("prompt: read, not learned", row["prompt"]) if row["prompt"] else Html("")
-    learned = _completion(row["completion"], "completion: learned" if row["prompt"] else "text: learned")
-    return Html(f"<article class='answer'>{prompt}{learned}</article>")
+def _sample(turns: Sequence[Sequence[str]]) -> Html:
+    """A row by its turns, each a prompt and its completion."""
+    shown = []
+    for prompt, completion in turns:
+        if prompt:
+            shown.append(block("prompt: read, not learned", prompt))
+        shown.append(_completion(completion, "completion: learned" if prompt else "text: learned"))
+    return Html(f"<article class='answer'>{joined(shown)}</article>")
 
 
 def _completion(text: str, label: str) -> Html:

@@ -26,7 +26,7 @@ ADAPTER_FOLDER = "adapter"
 BASE_MODEL_SCHEMA_VERSION = 1
 WEIGHT_BYTES = "weight_bytes"  # in BASE_MODEL_FILE of a folder that is without its weights: their size
 TRAINING_SCHEMA_VERSION = 1
-DATA_CARD_SCHEMA_VERSION = 2
+DATA_CARD_SCHEMA_VERSION = 3
 
 # What a user uploads.
 TEMPLATE_FILE = "template.json"

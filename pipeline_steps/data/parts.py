@@ -80,12 +80,12 @@ class PartSummary:
 
 @dataclass
 class SplitSummary:
-    """One split's share of a part: its files, and how long its rows are (tokens -> rows)."""
+    """One split's share of a part: its files, how long its rows are (tokens -> rows), and its first rows' turns."""
 
     part: SplitPart | None = None
     learned_tokens: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
-    samples: list[dict[str, str]] = field(default_factory=list)
+    samples: list[list[list[str]]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "part": asdict(self.part) if self.part else None}
@@ -414,8 +414,7 @@ def _copy_examples(batches: Iterable[Any], file: Any, summary: SplitSummary) -> 
         summary.lengths.update(np.diff(batch.column("ids").offsets.to_numpy()).tolist())
         for example in examples[: SAMPLES - len(summary.samples)]:
             row = json.loads(example)
-            history = "".join(text for turn in row.get("history", ()) for text in turn)
-            summary.samples.append({"prompt": history + row["prompt"], "completion": row["completion"]})
+            summary.samples.append([*row.get("history", ()), [row["prompt"], row["completion"]]])
         yield batch
 
 

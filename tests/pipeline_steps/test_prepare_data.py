@@ -20,7 +20,7 @@ from pipeline_steps import prepare_data
 from pipeline_steps.contract import dataset, files, progress
 from pipeline_steps.contract.dataset import SPLITS, Example
 from pipeline_steps.contract.errors import DataError
-from pipeline_steps.data import parts, sources, workers
+from pipeline_steps.data import lengths, parts, sources, workers
 from pipeline_steps.data.instances_engine import InstancesEngine
 from pipeline_steps.data.rows import RowReader, render_chat
 from pipeline_steps.data.sagemaker_job import Instances
@@ -294,6 +294,11 @@ def test_the_spelling_of_sharegpt_is_the_same_dialog(raw: Raw, check: Any) -> No
 def test_a_dialog_that_is_none_is_told(raw: Raw, row: dict[str, Any], said: str) -> None:
     (told,) = problems(raw({"x.jsonl": [*dialogs(30), row]}), "chat")
     assert told.startswith("x.jsonl:31: ") and said in told
+
+
+def test_the_data_card_shows_a_dialog_turn_by_turn(raw: Raw, check: Any) -> None:
+    checked = check(raw({"x.jsonl": dialogs(60)}), "chat")
+    assert checked.card["samples"]["train"][0] == [list(turn) for turn in checked.splits["train"][0].turns]
 
 
 def test_a_chat_prompt_is_what_comes_before_the_last_answer() -> None:
@@ -645,7 +650,19 @@ def test_one_compressed_file_shows_the_time_left(
     assert examined[-1].done == examined[-1].total and examined[-1].figures["rows"] == 3000
 
 
-# ---------------------------------------------------------------- cost
+# ---------------------------------------------------------------- lengths and cost
+
+
+@given(st.dictionaries(st.integers(0, 5000), st.integers(1, 9)), st.integers(1, 9000))
+def test_a_histogram_holds_every_row_in_its_bin_and_reaches_the_longest_row_allowed(
+    rows_of_length: dict[int, int], limit: int
+) -> None:
+    histogram = lengths.histogram({"train": rows_of_length}, limit)
+    edges, counts = histogram["edges"], histogram["train"]
+    assert sum(counts) == sum(rows_of_length.values()) and edges[-1] >= limit
+    assert {16, 20, 24, 28} <= set(edges) or edges[-1] <= 16
+    for low, high, count in zip(edges, edges[1:], counts, strict=False):
+        assert count == sum(rows for length, rows in rows_of_length.items() if low <= length < high)
 
 
 def test_tuning_every_weight_is_estimated_at_six_operations_a_weight_and_an_adapter_at_four(
