@@ -108,7 +108,13 @@ def _show(card: dict[str, Any]) -> None:
         console.print(f"[yellow]truncation:[/] {truncated['rows']:,} rows ({truncated['share']:.1%}) lose their ends")
     if card["cost"] and card["cost"]["hours_per_epoch"] is not None:
         cost = card["cost"]
-        usd = f" and {cost['usd_per_epoch']:,.2f} USD" if cost["usd_per_epoch"] is not None else ""
+        usd = f" and costs about {cost['usd_per_epoch']:,.2f} USD" if cost["usd_per_epoch"] is not None else ""
         hours = cost["hours_per_epoch"]
-        time = f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:.0f} min" if hours >= 1 / 60 else "less than a minute"
-        console.print(f"an epoch takes about {time}{usd} on {cost['instance_count']} x {cost['instance_type']}")
+        time = (
+            f"about {hours:,.1f} h"
+            if hours >= 1
+            else f"about {hours * 60:.0f} min"
+            if hours >= 1 / 60
+            else "less than a minute"
+        )
+        console.print(f"an epoch takes {time}{usd} on {cost['instance_count']} x {cost['instance_type']}")

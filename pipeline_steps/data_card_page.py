@@ -1,6 +1,7 @@
 """data_card.html: whether the data is fit to train on, in ten seconds; then the figures and examples that say why."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -8,6 +9,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from pipeline_steps import page_style
+from pipeline_steps.contract.files import CUT
 from pipeline_steps.page_style import Html, block, count, details, html, joined, percent, percent_of, table
 
 SPLITS = ("train", "validation", "test")
@@ -502,18 +504,22 @@ def _text(text: str) -> Html:
 
 
 def _marked(one: str, other: str) -> tuple[Html, Html]:
-    """Two texts with the words marked that only one of them has."""
-    words, others = one.split(" "), other.split(" ")
-    if len(words) > WORDS_COMPARED or len(others) > WORDS_COMPARED:
+    """Two texts with the words marked that only one of them has; where both were cut at the front, not at their front."""
+    words, others = re.findall(r"\s+|\S+", one), re.findall(r"\s+|\S+", other)
+    if len(words) > 2 * WORDS_COMPARED or len(others) > 2 * WORDS_COMPARED:
         return html(one), html(other)
     steps = SequenceMatcher(None, words, others, autojunk=False).get_opcodes()
+    are_cut = one.startswith(CUT) and other.startswith(CUT)
 
-    def mark(step: str, text: str) -> Html:
-        return html(text) if step == "equal" or not text else Html(f"<mark>{html(text)}</mark>")
+    def mark(step: str, start: int, text: str) -> Html:
+        at_front = are_cut and start <= 2  # the sign, a space, and what follows them
+        if step == "equal" or not text.strip() or at_front:
+            return html(text)
+        return Html(f"<mark>{html(text)}</mark>")
 
-    left = [mark(step, " ".join(words[start:stop])) for step, start, stop, _, _ in steps if stop > start]
-    right = [mark(step, " ".join(others[start:stop])) for step, _, _, start, stop in steps if stop > start]
-    return Html(" ".join(left)), Html(" ".join(right))
+    left = [mark(step, start, "".join(words[start:stop])) for step, start, stop, _, _ in steps]
+    right = [mark(step, start, "".join(others[start:stop])) for step, _, _, start, stop in steps]
+    return joined(left), joined(right)
 
 
 def leaks(card: dict[str, Any]) -> Html:

@@ -8,6 +8,7 @@ DEPLOYMENT_OUTPUT = "deployment"
 DATA_CARD_FILE = "data_card.json"
 DATA_CARD_PAGE = "data_card.html"
 QUARANTINE_FILE = "quarantine.jsonl"  # bad rows that were set aside, with their reasons
+CUT = "… "  # begins a text in the data card whose front was left out
 REMOVED_FILE = "removed.jsonl"  # duplicates, with the rows that were kept in their place
 EVALUATION_FILE = "evaluation.json"
 REPORT_FILE = "report.html"

@@ -8,6 +8,7 @@ Rows are taken in blocks, so that memory depends on the block's size and not on 
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,7 @@ import pyarrow
 import pyarrow.compute
 
 from pipeline_steps import token_files
-from pipeline_steps.contract import json_files
+from pipeline_steps.contract import files, json_files
 from pipeline_steps.contract.dataset import SPLITS, SplitPart
 from pipeline_steps.contract.errors import DataError
 from pipeline_steps.data import fingerprints, personal_data
@@ -402,8 +403,16 @@ class _RowsFile:
         for position, batch in self._batches() if rows else ():
             for row in rows & set(range(position, position + batch.num_rows)):
                 example = json.loads(batch.column("example")[row - position].as_py())
-                texts[row] = f"{example['prompt']}{example['completion']}"[-SHOWN_CHARACTERS:]
+                texts[row] = ending(f"{example['prompt']}{example['completion']}")
         return texts
+
+
+def ending(text: str) -> str:
+    """The last SHOWN_CHARACTERS of a text, from the beginning of a word on."""
+    if len(text) <= SHOWN_CHARACTERS:
+        return text
+    cut, space = text[-SHOWN_CHARACTERS:], re.search(r"\s+", text[-SHOWN_CHARACTERS:-1])
+    return files.CUT + (cut[space.end() :] if space else cut)
 
 
 def _copy_examples(batches: Iterable[Any], file: Any, summary: SplitSummary) -> Iterator[Any]:

@@ -124,6 +124,14 @@ def test_marking_differences_changes_no_text(one: str, other: str) -> None:
         assert re.sub("</?mark>", "", marked) == page_style.html(plain)
 
 
+def test_of_near_duplicates_the_words_are_marked_that_differ_and_no_front_that_was_cut() -> None:
+    marked = data_card_page._marked("… the rest.\n\nA ferry is late.", "… rest.\n\nA ferry is very late today.")
+    assert marked == (
+        "… the rest.\n\nA ferry is <mark>late.</mark>",
+        "… rest.\n\nA ferry is <mark>very late today.</mark>",
+    )
+
+
 def test_what_cannot_be_written_as_utf8_is_replaced() -> None:
     assert "\ud800" not in data_card_page.render(with_texts(card(), "half a pair: \ud800"))
 

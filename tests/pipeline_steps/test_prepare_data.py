@@ -653,6 +653,21 @@ def test_one_compressed_file_shows_the_time_left(
     assert examined[-1].done == examined[-1].total and examined[-1].figures["rows"] == 3000
 
 
+# ---------------------------------------------------------------- the data card
+
+
+@given(st.text(max_size=900))
+def test_of_a_long_text_the_card_shows_the_end_from_the_beginning_of_a_word(text: str) -> None:
+    shown = parts.ending(text)
+    if len(text) <= parts.SHOWN_CHARACTERS:
+        assert shown == text
+        return
+    assert shown.startswith("… ") and text.endswith(shown[2:])
+    assert len(shown) <= parts.SHOWN_CHARACTERS + 2
+    if any(character.isspace() for character in text[-parts.SHOWN_CHARACTERS : -1]):
+        assert text[-len(shown[2:]) - 1].isspace()
+
+
 # ---------------------------------------------------------------- lengths and cost
 
 
