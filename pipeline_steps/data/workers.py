@@ -6,10 +6,12 @@ import pickle
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.progress import report
 from pipeline_steps.data.parts import Examination, examine, get_ready
 from pipeline_steps.data.sources import Part
@@ -50,7 +52,10 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
 
     def examine_all(self, parts: Sequence[Part], job: Examination, work: Path) -> None:
-        """Examine every part into `work`, with progress: bytes (Parquet: row groups) and rows so far, time left."""
+        """Examine every part into `work`, with progress: bytes (Parquet: row groups) and rows so far, time left.
+
+        Raises StepError if one of the processes was ended from outside.
+        """
         progress = Progress(sum(part.end - part.start for part in parts))
         if not self._pool:
             for part in parts:
@@ -59,13 +64,22 @@ class Workers:
             # Through a file: the tokenizer in it is megabytes, and goes to each process once.
             path = work / "examination.pickle"
             path.write_bytes(pickle.dumps((job, work)))
-            waiting = {self._pool.submit(_examine, part, path) for part in parts}
-            while waiting:
-                done, waiting = wait(waiting, PROGRESS_SECONDS, FIRST_COMPLETED)
-                for future in done:
-                    future.result()  # raises what the worker raised
-                progress.more(self._rows.value - progress.rows, self._reached.value - progress.reached)
+            try:
+                self._examine_in(self._pool, parts, path, progress)
+            except BrokenProcessPool:
+                raise StepError(
+                    f"one of the {cores()} processes that examine rows was ended from outside, most likely for want of "
+                    "memory; set processing.prepare_instance_type to an instance with more memory a core"
+                ) from None
         progress.tell()
+
+    def _examine_in(self, pool: ProcessPoolExecutor, parts: Sequence[Part], path: Path, progress: "Progress") -> None:
+        waiting = {pool.submit(_examine, part, path) for part in parts}
+        while waiting:
+            done, waiting = wait(waiting, PROGRESS_SECONDS, FIRST_COMPLETED)
+            for future in done:
+                future.result()  # raises what the worker raised
+            progress.more(self._rows.value - progress.rows, self._reached.value - progress.reached)
 
 
 def _start(rows: Any, reached: Any) -> None:

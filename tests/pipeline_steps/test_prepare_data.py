@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
@@ -19,7 +20,8 @@ from pyarrow import parquet
 from pipeline_steps import prepare_data
 from pipeline_steps.contract import dataset, files, progress
 from pipeline_steps.contract.dataset import SPLITS, Example
-from pipeline_steps.contract.errors import DataError
+from pipeline_steps.contract.errors import DataError, StepError
+from pipeline_steps.contract.prompt_template import DEFAULT
 from pipeline_steps.data import lengths, parts, sources, workers
 from pipeline_steps.data.instances_engine import InstancesEngine
 from pipeline_steps.data.rows import RowReader, render_chat
@@ -651,6 +653,46 @@ def test_one_compressed_file_shows_the_time_left(
     examined = [one for one in shown if one.phase == "examine"]
     assert any(0 < one.done < one.total and one.figures["seconds_left"] > 0 for one in examined)
     assert examined[-1].done == examined[-1].total and examined[-1].figures["rows"] == 3000
+
+
+# ---------------------------------------------------------------- processes
+
+
+def test_several_processes_make_the_dataset_that_one_makes(
+    raw: Raw, base_model: Path, check: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = raw({"a.jsonl": rows(80), "b.jsonl": rows(80, start=200)})
+    alone = check(folder, tokenizer=base_model).card
+    monkeypatch.setattr(workers, "WORTH_PROCESSES_BYTES", 1)
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    assert {**check(folder, tokenizer=base_model).card, "seconds": 0, "card_digest": ""} == {
+        **alone, "seconds": 0, "card_digest": "",
+    }  # fmt: skip
+
+
+def test_a_process_that_is_ended_from_outside_is_told_with_what_to_do(
+    raw: Raw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    found = sources.cut(
+        sources.choose(sources.listing(str(raw({"x.jsonl": rows(40)}))), "instruction"), part_bytes=1000
+    )
+    examination = parts.Examination(RowReader("instruction", DEFAULT), None, "report", 0, 0.1, 0.1, 1)
+    with workers.Workers(len(found), workers.WORTH_PROCESSES_BYTES) as pool:
+        assert pool._pool
+        pool._pool.submit(os._exit, 1)
+        with pytest.raises(StepError, match="ended from outside, most likely for want of memory"):
+            pool.examine_all(found, examination, tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"engine": "ray"}, {}])
+def test_whoever_shares_the_work_needs_a_place_to_hand_it_over(
+    raw: Raw, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    two = Instances(0, ("algo-1", "algo-2"))
+    monkeypatch.setattr(prepare_data.sagemaker_job, "instances", lambda: Instances() if changes else two)
+    with pytest.raises(StepError, match="--publish_to is missing"):
+        prepare_data.run(job(raw({"x.jsonl": rows(60)}), **changes))
 
 
 # ---------------------------------------------------------------- the data card
