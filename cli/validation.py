@@ -5,27 +5,37 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import BotoCoreError, ClientError
 from rich.markup import escape
 from rich.table import Table
 
-from cli.aws import REPOSITORY, STEPS_PYTHON
+from cli import base_models
+from cli.aws import REPOSITORY, STEPS_PYTHON, Deployment
 from cli.console import CommandError, console
-from config.settings import Settings
+from config.settings import load
 from pipeline_steps.contract import files
 
 
-def validate(settings: Settings, folder: Path, tuning_mode: str, tokenizer: Path | None, report: Path) -> None:
-    """Check `folder` with the limits of `settings`; leaves the data card in `report`.
+def validate(environment: str, folder: Path, tuning_mode: str, tokenizer: Path | None, report: Path) -> bool:
+    """Check `folder` with the limits of `environment`; leaves the data card in `report`.
 
-    Raises CommandError where the pipeline would refuse the data; every problem has been printed then, and the bad rows
-    lie in `report` with their reasons.
+    Returns whether all was checked that the pipeline checks: without a tokenizer, lengths are not. Raises CommandError
+    where the pipeline would refuse the data; every problem has been printed then, and the bad rows lie in `report` with
+    their reasons.
     """
     for what, path in (("data folder", folder), ("tokenizer folder", tokenizer)):
         if path is not None and not path.is_dir():
             raise CommandError(f"{path} is not a folder; name the {what}")
     if not STEPS_PYTHON.exists():
         raise CommandError(f"{STEPS_PYTHON} is missing: it runs the step; run 'make setup'")
+    settings = load(environment)
     training = settings.training
+    why_no_tokenizer = ""
+    if tokenizer is None:
+        try:
+            tokenizer = base_models.tokenizer_folder(settings, lambda: Deployment.named(environment))
+        except (CommandError, ClientError, BotoCoreError) as error:
+            why_no_tokenizer = str(error).replace("\n", "; ")
     command = [
         str(STEPS_PYTHON), "-m", "pipeline_steps", "prepare-data",
         "--raw", str(folder.resolve()),
@@ -44,8 +54,26 @@ def validate(settings: Settings, folder: Path, tuning_mode: str, tokenizer: Path
         raise CommandError(
             f"{folder} is refused, for the reasons above; the pipeline would refuse it in the same words"
         )
-    _show(json.loads((report / files.DATA_CARD_FILE).read_text(encoding="utf-8")))
+    card = json.loads((report / files.DATA_CARD_FILE).read_text(encoding="utf-8"))
+    _show(card)
     console.print(f"[bold]Data card[/] {report / files.DATA_CARD_PAGE}")
+    if tokenizer is None:
+        console.print(
+            "[yellow]lengths, truncation and cost are not checked, without the base model's tokenizer:[/] "
+            f"{escape(why_no_tokenizer)}"
+        )
+        console.print("Import the model once, or give a folder with its tokenizer: --tokenizer FOLDER, without any AWS")
+    # Of a text for domain adaptation no row is too long: it is cut into pieces that fit.
+    is_complete = tokenizer is not None or tuning_mode == "domain"
+    if is_complete:
+        console.print("[green]the data is accepted[/]")
+    else:
+        console.print(
+            "[yellow]the data is accepted as far as it could be checked[/]; the pipeline would still refuse it if more "
+            f"than {settings.dataset.max_truncated_share:.1%} of the rows are longer than {training.max_input_length} "
+            "tokens (exit code 3)"
+        )
+    return is_complete
 
 
 def _show(card: dict[str, Any]) -> None:
@@ -75,15 +103,18 @@ def _show(card: dict[str, Any]) -> None:
         console.print(
             f"[yellow]{escape(kind)}:[/] {counts['findings']:,} in {counts['rows']:,} rows ({card['personal_data']['policy']})"
         )
-    if card["tokens"] is None:
-        console.print("[yellow]lengths:[/] not checked; give the base model's tokenizer with --tokenizer FOLDER")
-    elif card["tokens"]["truncated"]["rows"]:
+    if card["tokens"] and card["tokens"]["truncated"]["rows"]:
         truncated = card["tokens"]["truncated"]
         console.print(f"[yellow]truncation:[/] {truncated['rows']:,} rows ({truncated['share']:.1%}) lose their ends")
     if card["cost"] and card["cost"]["hours_per_epoch"] is not None:
         cost = card["cost"]
-        usd = f", {cost['usd_per_epoch']:,.2f} USD" if cost["usd_per_epoch"] is not None else ""
-        console.print(
-            f"about {cost['hours_per_epoch']:.2g} h{usd} an epoch on {cost['instance_count']} x {cost['instance_type']}"
+        usd = f" and costs about {cost['usd_per_epoch']:,.2f} USD" if cost["usd_per_epoch"] is not None else ""
+        hours = cost["hours_per_epoch"]
+        time = (
+            f"about {hours:,.1f} h"
+            if hours >= 1
+            else f"about {hours * 60:.0f} min"
+            if hours >= 1 / 60
+            else "less than a minute"
         )
-    console.print("[green]the data is accepted[/]")
+        console.print(f"an epoch takes {time}{usd} on {cost['instance_count']} x {cost['instance_type']}")

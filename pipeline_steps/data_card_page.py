@@ -1,6 +1,7 @@
 """data_card.html: whether the data is fit to train on, in ten seconds; then the figures and examples that say why."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -8,6 +9,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from pipeline_steps import page_style
+from pipeline_steps.contract.files import CUT
 from pipeline_steps.page_style import Html, block, count, details, html, joined, percent, percent_of, table
 
 SPLITS = ("train", "validation", "test")
@@ -269,6 +271,7 @@ def token_lengths(card: dict[str, Any]) -> Html:
     counted = [
         (f"{count(low)} to {count(high)}", *(count(histogram[split][number]) for split in SPLITS))
         for number, (low, high) in enumerate(pairwise(edges))
+        if any(histogram[split][number] for split in SPLITS)
     ]
     statistics = [
         (
@@ -309,7 +312,8 @@ def _histogram(split: str, tokens: Mapping[str, Any], shares: Mapping[str, Seque
         edges.append(max(16, edges[-1] * 2))  # so that the line at max_input_length is on the axis
     left, top, right, bottom = 52, 22, 336, 170
     step = (right - left) / (len(edges) - 1)
-    highest = max(map(max, shares.values())) or 1.0
+    most = max(map(max, shares.values()))
+    highest = next((top for top in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8) if most <= top), 1.0)
 
     bars = [
         f"<rect x='{left + step * number + 0.5:.1f}' y='{bottom - height:.1f}' width='{max(1.0, step - 1):.1f}' "
@@ -324,12 +328,12 @@ def _histogram(split: str, tokens: Mapping[str, Any], shares: Mapping[str, Seque
         for share in (0.0, highest / 2, highest)
         for y in (bottom - (bottom - top) * share / highest,)
     ]
-    every = math.ceil(max(len(count(edge)) for edge in edges) * 7.5 / step)  # so that labels do not touch
-    labels = [
-        f"<text x='{left + step * number:.1f}' y='{bottom + 16}' text-anchor='middle'>{count(edge)}</text>"
-        for number, edge in enumerate(edges)
-        if number % every == 0
-    ]
+    labels, free = [], 0.0
+    for number, edge in enumerate(edges):
+        place, half = left + step * number, len(count(edge)) * 3.75
+        if edge & (edge - 1) == 0 and place - half >= free:  # powers of two, as far as labels do not touch
+            labels.append(f"<text x='{place:.1f}' y='{bottom + 16}' text-anchor='middle'>{count(edge)}</text>")
+            free = place + half
     x = left + step * _position(edges, limit)
     anchor = "end" if x > (left + right) / 2 else "start"
     marker = (
@@ -500,18 +504,22 @@ def _text(text: str) -> Html:
 
 
 def _marked(one: str, other: str) -> tuple[Html, Html]:
-    """Two texts with the words marked that only one of them has."""
-    words, others = one.split(" "), other.split(" ")
-    if len(words) > WORDS_COMPARED or len(others) > WORDS_COMPARED:
+    """Two texts with the words marked that only one of them has; where both were cut at the front, not at their front."""
+    words, others = re.findall(r"\s+|\S+", one), re.findall(r"\s+|\S+", other)
+    if len(words) > 2 * WORDS_COMPARED or len(others) > 2 * WORDS_COMPARED:
         return html(one), html(other)
     steps = SequenceMatcher(None, words, others, autojunk=False).get_opcodes()
+    are_cut = one.startswith(CUT) and other.startswith(CUT)
 
-    def mark(step: str, text: str) -> Html:
-        return html(text) if step == "equal" or not text else Html(f"<mark>{html(text)}</mark>")
+    def mark(step: str, start: int, text: str) -> Html:
+        at_front = are_cut and start <= 2  # the sign, a space, and what follows them
+        if step == "equal" or not text.strip() or at_front:
+            return html(text)
+        return Html(f"<mark>{html(text)}</mark>")
 
-    left = [mark(step, " ".join(words[start:stop])) for step, start, stop, _, _ in steps if stop > start]
-    right = [mark(step, " ".join(others[start:stop])) for step, _, _, start, stop in steps if stop > start]
-    return Html(" ".join(left)), Html(" ".join(right))
+    left = [mark(step, start, "".join(words[start:stop])) for step, start, stop, _, _ in steps]
+    right = [mark(step, start, "".join(others[start:stop])) for step, _, _, start, stop in steps]
+    return joined(left), joined(right)
 
 
 def leaks(card: dict[str, Any]) -> Html:
@@ -617,10 +625,14 @@ def template_and_samples(card: dict[str, Any]) -> Html:
     return joined(shown)
 
 
-def _sample(row: Mapping[str, str]) -> Html:
-    prompt = block("prompt: read, not learned", row["prompt"]) if row["prompt"] else Html("")
-    learned = _completion(row["completion"], "completion: learned" if row["prompt"] else "text: learned")
-    return Html(f"<article class='answer'>{prompt}{learned}</article>")
+def _sample(turns: Sequence[Sequence[str]]) -> Html:
+    """A row by its turns, each a prompt and its completion."""
+    shown = []
+    for prompt, completion in turns:
+        if prompt:
+            shown.append(block("prompt: read, not learned", prompt))
+        shown.append(_completion(completion, "completion: learned" if prompt else "text: learned"))
+    return Html(f"<article class='answer'>{joined(shown)}</article>")
 
 
 def _completion(text: str, label: str) -> Html:

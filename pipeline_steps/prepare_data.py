@@ -111,6 +111,11 @@ def run(job: PrepareJob) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="prepare-data-", dir=job.output.parent) as folder:
         work = Path(folder)
         instances = sagemaker_job.instances()
+        if not job.publish_to and (job.engine == "ray" or instances.count > 1):
+            raise StepError(
+                "--publish_to is missing: below it several instances, and the tasks of --engine ray, hand each other what "
+                "they made; to check data without publishing it, use one instance without --engine ray"
+            )
         shared = f"{job.publish_to}/.exchange/{sagemaker_job.name()}/"
         if job.engine == "instances":
             return prepare(job, work, InstancesEngine(work, instances, shared), started)
@@ -137,20 +142,21 @@ def prepare(job: PrepareJob, work: Path, engine: Engine, started: float) -> dict
     # 1. What there is: files and template, with all that is wrong with them; the base model's tokenizer.
     found, template, prompts = read_folder(job)
     all_parts = sources.cut(found)
-    model = read_base_model(job, work)
+    with engine.ready(all_parts):  # its processes start while the tokenizer is read
+        model = read_base_model(job, work)
 
-    # 2. Every row: checked, searched for personal data, rendered, encoded, fingerprinted.
-    own_validation = any(file.folder == "validation" for file in found)
-    examination = Examination(
-        RowReader(job.tuning_mode, template, job.split_group_column),
-        model.encoder,
-        job.personal_data,
-        job.train_data_split_seed,
-        0.0 if own_validation else job.validation_split_ratio,
-        job.test_split_ratio,
-        parts.ngram_modulus(found),
-    )
-    findings = engine.examine(all_parts, examination)
+        # 2. Every row: checked, searched for personal data, rendered, encoded, fingerprinted.
+        own_validation = any(file.folder == "validation" for file in found)
+        examination = Examination(
+            RowReader(job.tuning_mode, template, job.split_group_column),
+            model.encoder,
+            job.personal_data,
+            job.train_data_split_seed,
+            0.0 if own_validation else job.validation_split_ratio,
+            job.test_split_ratio,
+            parts.ngram_modulus(found),
+        )
+        findings = engine.examine(all_parts, examination)
     if engine.is_leader and findings.bad:  # first of all, so that they are there where the dataset is refused too
         write_lines(job.output / files.QUARANTINE_FILE, findings.bad_rows())
         print(f"bad rows, with their reasons ({findings.bad}): {job.output / files.QUARANTINE_FILE}", flush=True)
@@ -245,6 +251,10 @@ def read_base_model(job: PrepareJob, work: Path) -> BaseModel:
 
     if job.tokenizer:
         weight_bytes = sum(path.stat().st_size for path in job.tokenizer.glob(f"*{WEIGHTS_ENDING}"))
+        marker_file = job.tokenizer / files.BASE_MODEL_FILE
+        if not weight_bytes and marker_file.is_file():
+            marker = json_files.read(marker_file, files.BASE_MODEL_SCHEMA_VERSION)
+            weight_bytes = marker.get(files.WEIGHT_BYTES, 0)
         return BaseModel(TextEncoder.of(load_tokenizer(job.tokenizer)), weights_in(job.tokenizer, weight_bytes))
     if not job.base_model_uri:
         return BaseModel()
@@ -357,6 +367,8 @@ def earlier_training(job: PrepareJob, digest: str, base_model_digest: str | None
         pages = client.get_paginator("list_model_packages").paginate(ModelPackageGroupName=job.model_package_group)
         for package in (package for page in pages for package in page["ModelPackageSummaryList"]):
             described = client.describe_model_package(ModelPackageName=package["ModelPackageArn"])
+            if described["ModelPackageStatus"] == "Failed":
+                continue
             if described.get("CustomerMetadataProperties", {}).get("run_fingerprint") == fingerprint:
                 found = package["ModelPackageArn"]
                 break

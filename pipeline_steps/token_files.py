@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,21 +35,18 @@ def encode(examples: Sequence[Example], encoder: TextEncoder) -> list[TokenRow]:
 
     Prompt and completion are encoded apart, so that the prompt's tokens here are those that serving sends.
     """
-    texts = encoder.encode([text for example in examples for turn in example.turns for text in turn])
+    texts = iter(encoder.encode([text for example in examples for turn in example.turns for text in turn]))
+    beginning, end = np.array(encoder.beginning, np.int32), np.array([encoder.end], np.int32)
     rows = []
-    position = 0
     for example in examples:
-        runs: list[tuple[Sequence[int], bool]] = [(encoder.beginning, False)]
+        runs = [(beginning, False)]
         last = len(example.turns) - 1
         for number in range(len(example.turns)):
-            runs.append((texts[position], False))
-            runs.append((texts[position + 1], True))
-            position += 2
+            runs += [(next(texts), False), (next(texts), True)]
             if number < last or example.ends:
-                runs.append(([encoder.end], True))
-        lengths = [len(ids) for ids, _ in runs]
-        ids = np.fromiter(chain.from_iterable(ids for ids, _ in runs), np.int32, sum(lengths))
-        rows.append(TokenRow(ids, np.repeat([learned for _, learned in runs], lengths)))
+                runs.append((end, True))
+        ids = np.concatenate([ids for ids, _ in runs])
+        rows.append(TokenRow(ids, np.repeat([learned for _, learned in runs], [len(ids) for ids, _ in runs])))
     return rows
 
 

@@ -8,6 +8,7 @@ DEPLOYMENT_OUTPUT = "deployment"
 DATA_CARD_FILE = "data_card.json"
 DATA_CARD_PAGE = "data_card.html"
 QUARANTINE_FILE = "quarantine.jsonl"  # bad rows that were set aside, with their reasons
+CUT = "… "  # begins a text in the data card whose front was left out
 REMOVED_FILE = "removed.jsonl"  # duplicates, with the rows that were kept in their place
 EVALUATION_FILE = "evaluation.json"
 REPORT_FILE = "report.html"
@@ -24,8 +25,9 @@ HYPERPARAMETERS_FILE = "hyperparameters.json"
 TRAINING_FILE = "training.json"
 ADAPTER_FOLDER = "adapter"
 BASE_MODEL_SCHEMA_VERSION = 1
+WEIGHT_BYTES = "weight_bytes"  # in BASE_MODEL_FILE of a folder that is without its weights: their size
 TRAINING_SCHEMA_VERSION = 1
-DATA_CARD_SCHEMA_VERSION = 2
+DATA_CARD_SCHEMA_VERSION = 3
 
 # What a user uploads.
 TEMPLATE_FILE = "template.json"

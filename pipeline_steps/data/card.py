@@ -93,7 +93,7 @@ def _tokens(job: "PrepareJob", written: Written, encoder: TextEncoder) -> dict[s
     return {
         "tokenizer_digest": encoder.digest,
         "max_input_length": job.max_input_length,
-        "histogram": lengths.histogram(by_split),
+        "histogram": lengths.histogram(by_split, job.max_input_length),
         "splits": {split: lengths.statistics(written.splits[split]) for split in SPLITS},
         "truncated": {
             **lengths.truncation(learned, job.max_input_length),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline_steps.contract.dataset import SPLITS
-from pipeline_steps.data import fingerprints
+from pipeline_steps.data import fingerprints, workers
 from pipeline_steps.data.parts import Sketches
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def decide(sketches: AllSketches, max_rows: dict[str, int]) -> Decision:
     near = near_duplicates(sketches, keep)
     keep[[one.row for one in near]] = False
     left_out = limit_rows(sketches, keep, max_rows)
-    leaks = [find_leak(sketches, keep, held_out, seen_in) for held_out, seen_in in LEAK_PAIRS]
+    leaks = workers.spread(LEAK_PAIRS, lambda pair: find_leak(sketches, keep, *pair))
 
     hashes = {split: hashlib.sha256() for split in SPLITS}
     for start, block in sketches.blocks():

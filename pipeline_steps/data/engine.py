@@ -1,6 +1,7 @@
 """What an engine does: the same work on the same parts, on one machine, on several, or on a cluster."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,6 +32,9 @@ class Engine(Protocol):
     @property
     def is_leader(self) -> bool:
         """Whether this process writes what there is once: reports, and what completes a split."""
+
+    def ready(self, parts: Sequence[Part]) -> AbstractContextManager[object]:
+        """Within it the parts are examined; what takes time to start, starts now."""
 
     def examine(self, parts: Sequence[Part], job: Examination) -> Findings:
         """Examine every part; fingerprints and bad rows of all of them are here when this returns."""

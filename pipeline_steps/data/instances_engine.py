@@ -21,6 +21,7 @@ from pipeline_steps.data.findings import Findings
 from pipeline_steps.data.parts import Examination
 from pipeline_steps.data.sagemaker_job import Instances
 from pipeline_steps.data.sources import Part
+from pipeline_steps.data.workers import Workers
 
 POLL_SECONDS = 1.0
 LONGEST_SILENCE_SECONDS = 3600.0  # without any news from the others: the service would have failed the job before
@@ -44,9 +45,14 @@ class InstancesEngine:
 
     # ---------------------------------------------------------------- the work
 
+    def ready(self, all_parts: Sequence[Part]) -> Workers:
+        mine = self.share(all_parts)
+        self._workers = Workers(len(mine), sum(part.end - part.start for part in mine))
+        return self._workers
+
     def examine(self, all_parts: Sequence[Part], job: Examination) -> Findings:
         mine = self.share(all_parts)
-        workers.examine_all(mine, job, self._work)
+        self._workers.examine_all(mine, job, self._work)
 
         def files_of(part: Part) -> list[Path]:
             return parts.exchanged_files(parts.folder_of(self._work, part), parts.read_summary(self._work, part))

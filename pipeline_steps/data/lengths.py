@@ -1,13 +1,14 @@
 """How long rows are, in tokens: counted by length, so that a million rows are a few thousand numbers."""
 
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline_steps.data.parts import SplitSummary
 
-SHORTEST_BIN = 16  # tokens; the bins double from here
+FIRST_DOUBLING = 16  # tokens; below that, bins of 4
 
 
 def total(summaries: Iterable[SplitSummary]) -> Counter[int]:
@@ -55,14 +56,16 @@ def truncation(lengths: Mapping[int, int], max_input_length: int) -> dict[str, A
     }
 
 
-def histogram(by_split: Mapping[str, Mapping[int, int]]) -> dict[str, list[int]]:
-    """Rows in bins that double in width: `edges`, and one count fewer for each split."""
+def histogram(by_split: Mapping[str, Mapping[int, int]], at_least: int) -> dict[str, list[int]]:
+    """Rows in bins of four to each doubling, up to `at_least` tokens or more: `edges`, and one count fewer a split."""
     longest = max((max(lengths, default=0) for lengths in by_split.values()), default=0)
-    edges = [0, SHORTEST_BIN]
-    while edges[-1] <= longest:
-        edges.append(edges[-1] * 2)
+    edges = list(range(0, FIRST_DOUBLING, FIRST_DOUBLING // 4))
+    start = FIRST_DOUBLING
+    while edges[-1] <= longest or edges[-1] < at_least:
+        edges += [start + start * quarter // 4 for quarter in range(4)]
+        start *= 2
     counts = {split: [0] * (len(edges) - 1) for split in by_split}
     for split, lengths in by_split.items():
         for length, rows in lengths.items():
-            counts[split][max(0, (length // SHORTEST_BIN).bit_length())] += rows
+            counts[split][bisect_right(edges, length) - 1] += rows
     return {"edges": edges, **counts}

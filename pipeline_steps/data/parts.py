@@ -8,6 +8,7 @@ Rows are taken in blocks, so that memory depends on the block's size and not on 
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,7 @@ import pyarrow
 import pyarrow.compute
 
 from pipeline_steps import token_files
-from pipeline_steps.contract import json_files
+from pipeline_steps.contract import files, json_files
 from pipeline_steps.contract.dataset import SPLITS, SplitPart
 from pipeline_steps.contract.errors import DataError
 from pipeline_steps.data import fingerprints, personal_data
@@ -80,12 +81,12 @@ class PartSummary:
 
 @dataclass
 class SplitSummary:
-    """One split's share of a part: its files, and how long its rows are (tokens -> rows)."""
+    """One split's share of a part: its files, how long its rows are (tokens -> rows), and its first rows' turns."""
 
     part: SplitPart | None = None
     learned_tokens: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
-    samples: list[dict[str, str]] = field(default_factory=list)
+    samples: list[list[list[str]]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "part": asdict(self.part) if self.part else None}
@@ -110,6 +111,13 @@ def folder_of(work: Path, part: Part) -> Path:
 
 
 # ---------------------------------------------------------------- examine
+
+
+def get_ready() -> None:
+    """Import what `examine` needs, so that it is there when the work comes."""
+    nothing = fingerprints.word_hashes("")
+    fingerprints.signature(nothing, nothing)
+    personal_data.find("call +1 212 555 0100")
 
 
 def examine(
@@ -395,8 +403,16 @@ class _RowsFile:
         for position, batch in self._batches() if rows else ():
             for row in rows & set(range(position, position + batch.num_rows)):
                 example = json.loads(batch.column("example")[row - position].as_py())
-                texts[row] = f"{example['prompt']}{example['completion']}"[-SHOWN_CHARACTERS:]
+                texts[row] = ending(f"{example['prompt']}{example['completion']}")
         return texts
+
+
+def ending(text: str) -> str:
+    """The last SHOWN_CHARACTERS of a text, from the beginning of a word on."""
+    if len(text) <= SHOWN_CHARACTERS:
+        return text
+    cut, space = text[-SHOWN_CHARACTERS:], re.search(r"\s+", text[-SHOWN_CHARACTERS:-1])
+    return files.CUT + (cut[space.end() :] if space else cut)
 
 
 def _copy_examples(batches: Iterable[Any], file: Any, summary: SplitSummary) -> Iterator[Any]:
@@ -407,8 +423,7 @@ def _copy_examples(batches: Iterable[Any], file: Any, summary: SplitSummary) -> 
         summary.lengths.update(np.diff(batch.column("ids").offsets.to_numpy()).tolist())
         for example in examples[: SAMPLES - len(summary.samples)]:
             row = json.loads(example)
-            history = "".join(text for turn in row.get("history", ()) for text in turn)
-            summary.samples.append({"prompt": history + row["prompt"], "completion": row["completion"]})
+            summary.samples.append([*row.get("history", ()), [row["prompt"], row["completion"]]])
         yield batch
 
 

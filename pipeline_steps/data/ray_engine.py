@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,9 @@ class RayEngine:
     def __init__(self, work: Path, shared: str) -> None:
         self._work = work
         self._shared = shared
+
+    def ready(self, all_parts: Sequence[Part]) -> AbstractContextManager[None]:
+        return nullcontext()  # the cluster has been started
 
     def examine(self, all_parts: Sequence[Part], job: Examination) -> Findings:
         _map("examine", all_parts, partial(_examine, job=job, shared=self._shared))

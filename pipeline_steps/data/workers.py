@@ -6,11 +6,14 @@ import pickle
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.progress import report
-from pipeline_steps.data.parts import Examination, examine
+from pipeline_steps.data.parts import Examination, examine, get_ready
 from pipeline_steps.data.sources import Part
 
 PROGRESS_SECONDS = 5.0
@@ -18,7 +21,7 @@ WORTH_PROCESSES_BYTES = 4 * 2**20  # below that, starting them takes longer than
 # Not forked: the tokenizer and Arrow have threads, which a fork would lose.
 SPAWN = multiprocessing.get_context("spawn")
 
-_state: dict[str, Any] = {}
+_counters: dict[str, Any] = {}  # of a process: shared with the one that started it
 
 
 def cores() -> int:
@@ -26,62 +29,77 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def examine_all(parts: Sequence[Part], job: Examination, work: Path) -> None:
-    """Examine every part into `work`, with progress: bytes (Parquet: row groups) and rows so far, time left."""
-    size = sum(part.end - part.start for part in parts)
-    progress = Progress(size)
-    workers = min(cores(), len(parts))
-    if workers <= 1 or size < WORTH_PROCESSES_BYTES:
-        for part in parts:
-            examine(part, job, work, progress.more)
-        progress.tell()
-        return
+class Workers:
+    """A process for each core that works on parts; they start, and import what they need, as soon as this is made.
 
-    rows, reached = SPAWN.Value("q", 0), SPAWN.Value("q", 0)
-    with processes(workers, work, _start, (job, work), rows, reached) as pool:
-        waiting = {pool.submit(_examine, part) for part in parts}
-        try:
-            while waiting:
-                done, waiting = wait(waiting, PROGRESS_SECONDS, FIRST_COMPLETED)
-                for future in done:
-                    future.result()  # raises what the worker raised
-                progress.more(rows.value - progress.rows, reached.value - progress.reached)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    progress.tell()
-
-
-def processes(
-    count: int, folder: Path, start: Callable[..., None], given: tuple[Any, ...], *shared: Any
-) -> ProcessPoolExecutor:
-    """A pool of `count` processes, each of which first calls `start` with `given` and `shared`.
-
-    `shared` are what only a starting process may be given, such as counters. `given` goes through a file in `folder`:
-    whoever starts a process waits until it has taken its arguments, which it does after its imports, so that with
-    megabytes of tokenizer in them the processes would start one after the other.
+    Where that would take longer than the work, this process does it all itself. `size`: of all parts, in bytes.
     """
-    path = folder / "given-to-processes.pickle"
-    path.write_bytes(pickle.dumps(given))
-    return ProcessPoolExecutor(count, SPAWN, _start_with, (start, path, shared))
+
+    def __init__(self, parts: int, size: int) -> None:
+        count = min(cores(), parts)
+        self._pool: ProcessPoolExecutor | None = None
+        if count > 1 and size >= WORTH_PROCESSES_BYTES:
+            self._rows, self._reached = SPAWN.Value("q", 0), SPAWN.Value("q", 0)
+            self._pool = ProcessPoolExecutor(count, SPAWN, _start, (self._rows, self._reached))
+            for _ in range(count):  # each starts one
+                self._pool.submit(get_ready)
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+    def examine_all(self, parts: Sequence[Part], job: Examination, work: Path) -> None:
+        """Examine every part into `work`, with progress: bytes (Parquet: row groups) and rows so far, time left.
+
+        Raises StepError if one of the processes was ended from outside.
+        """
+        progress = Progress(sum(part.end - part.start for part in parts))
+        if not self._pool:
+            for part in parts:
+                examine(part, job, work, progress.more)
+        else:
+            # Through a file: the tokenizer in it is megabytes, and goes to each process once.
+            path = work / "examination.pickle"
+            path.write_bytes(pickle.dumps((job, work)))
+            try:
+                self._examine_in(self._pool, parts, path, progress)
+            except BrokenProcessPool:
+                raise StepError(
+                    f"one of the {cores()} processes that examine rows was ended from outside, most likely for want of "
+                    "memory; set processing.prepare_instance_type to an instance with more memory a core"
+                ) from None
+        progress.tell()
+
+    def _examine_in(self, pool: ProcessPoolExecutor, parts: Sequence[Part], path: Path, progress: "Progress") -> None:
+        waiting = {pool.submit(_examine, part, path) for part in parts}
+        while waiting:
+            done, waiting = wait(waiting, PROGRESS_SECONDS, FIRST_COMPLETED)
+            for future in done:
+                future.result()  # raises what the worker raised
+            progress.more(self._rows.value - progress.rows, self._reached.value - progress.reached)
 
 
-def _start_with(start: Callable[..., None], path: Path, shared: tuple[Any, ...]) -> None:
-    start(*pickle.loads(path.read_bytes()), *shared)
-
-
-def _start(job: Examination, work: Path, rows: Any, reached: Any) -> None:
+def _start(rows: Any, reached: Any) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process a core is enough
-    _state.update(job=job, work=work, rows=rows, reached=reached)
+    _counters.update(rows=rows, reached=reached)
 
 
-def _examine(part: Part) -> None:
+@cache
+def _given(path: Path) -> Any:
+    return pickle.loads(path.read_bytes())
+
+
+def _examine(part: Part, path: Path) -> None:
     def count(rows: int, size: int) -> None:
         for name, more in (("rows", rows), ("reached", size)):
-            with _state[name].get_lock():
-                _state[name].value += more
+            with _counters[name].get_lock():
+                _counters[name].value += more
 
-    examine(part, _state["job"], _state["work"], count)
+    job, work = _given(path)
+    examine(part, job, work, count)
 
 
 class Progress:

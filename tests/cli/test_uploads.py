@@ -61,6 +61,31 @@ def test_a_model_is_imported_once_and_its_marker_names_every_file(deployment: De
     assert marker["size_bytes"] == len(b"weights") + 4
 
 
+def test_the_tokenizer_of_an_imported_model_is_fetched_once_and_kept_without_the_weights(
+    deployment: Deployment, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody() -> Deployment:
+        raise CommandError("AWS is asked")
+
+    settings = deployment.settings
+    monkeypatch.setattr(base_models, "KEPT", tmp_path / "kept")
+    with pytest.raises(CommandError, match="AWS is asked"):
+        base_models.tokenizer_folder(settings, nobody)
+    with pytest.raises(CommandError, match=r"tiny is not in s3://.*finetune import-model"):
+        base_models.tokenizer_folder(settings, lambda: deployment)
+
+    base_models.import_model(deployment, str(model), "tiny", quiet)
+    kept = base_models.tokenizer_folder(settings, nobody)
+    content = {path.name: path.read_bytes() for path in kept.iterdir()}
+    assert set(content) == {"config.json", "tokenizer.json", "base_model.json"}
+    assert json.loads(content["base_model.json"])["weight_bytes"] == len(b"weights")
+
+    monkeypatch.setattr(base_models, "KEPT", tmp_path / "another machine")
+    fetched = base_models.tokenizer_folder(settings, lambda: deployment)
+    assert {path.name: path.read_bytes() for path in fetched.iterdir()} == content
+    assert base_models.tokenizer_folder(settings, nobody) == fetched
+
+
 def test_other_bytes_under_the_same_name_are_refused_and_the_old_ones_stay(deployment: Deployment, model: Path) -> None:
     base_models.import_model(deployment, str(model), "taken", quiet)
     (model / "model.safetensors").write_bytes(b"other weights")

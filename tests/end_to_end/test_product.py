@@ -5,6 +5,7 @@ The tests build on each other in the order of the file, as a user's days do.
 
 import json
 import os
+import re
 import subprocess
 import urllib.request
 import uuid
@@ -13,10 +14,12 @@ from typing import Any
 
 import pytest
 
-from cli import datasets, demo, executions
+from cli import datasets, demo, executions, validation
 from cli.aws import LOCAL_CREDENTIALS, REPOSITORY, Deployment
 from cli.console import CommandError
+from pipeline_steps.contract import files
 
+CONFIGURATION = str(Path(__file__).with_name("tiny.yaml"))
 EXAMPLES = REPOSITORY / "examples"
 BROKEN = EXAMPLES / "broken"
 
@@ -53,6 +56,14 @@ def packages(deployment: Deployment) -> list[Any]:
     return deployment.sagemaker.list_model_packages(ModelPackageGroupName=group)["ModelPackageSummaryList"]
 
 
+def datasets_of(deployment: Deployment) -> list[str]:
+    """Keys of all published datasets."""
+    pages = deployment.s3.get_paginator("list_objects_v2").paginate(
+        Bucket=deployment.artifact_bucket, Prefix="datasets/"
+    )
+    return [found["Key"] for page in pages for found in page.get("Contents", [])]
+
+
 def served_configuration(deployment: Deployment) -> str:
     answer = deployment.sagemaker.describe_endpoint(EndpointName=deployment.settings.endpoint_name)
     assert answer["EndpointStatus"] == "InService"
@@ -82,6 +93,27 @@ def test_new_data_becomes_a_served_model(deployment: Deployment, tmp_path: Path)
     assert summary["endpoint"]["status"] == "InService"
     assert isinstance(summary["endpoint"]["response"][0]["generated_text"], str)
     assert "<script" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_validate_data_makes_the_very_dataset_of_the_pipeline_and_needs_no_aws_for_it(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    arn = executions.newest(deployment)
+    assert arn
+    key = f"runs/{arn.rsplit('/', 1)[-1]}/{files.REPORT_OUTPUT}/{files.DATA_CARD_FILE}"
+    prepared = json.loads(deployment.s3.get_object(Bucket=deployment.artifact_bucket, Key=key)["Body"].read())
+    assert validation.validate(CONFIGURATION, EXAMPLES / "instruction", "instruction", None, tmp_path) is True
+    card = json.loads((tmp_path / files.DATA_CARD_FILE).read_text(encoding="utf-8"))
+    for name in ("dataset_digest", "test_digest", "rows", "tokens", "cost", "leaks", "personal_data"):
+        assert card[name] == prepared[name], name
+
+
+def test_rows_that_are_too_long_are_refused_by_validate_data_too(deployment: Deployment, tmp_path: Path) -> None:
+    short = tmp_path / "short.yaml"
+    text = Path(CONFIGURATION).read_text(encoding="utf-8")
+    short.write_text(re.sub("max_input_length: .*", "max_input_length: 32", text), encoding="utf-8")
+    with pytest.raises(CommandError, match="is refused"):
+        validation.validate(str(short), EXAMPLES / "instruction", "instruction", None, tmp_path / "report")
 
 
 def test_the_package_names_its_ancestors(deployment: Deployment) -> None:
@@ -154,9 +186,10 @@ def test_a_model_made_worse_is_refused_and_the_old_endpoint_goes_on(deployment: 
 def test_bad_data_fails_first_with_its_place_and_nothing_else_happens(
     deployment: Deployment, folder: str, mode: str, said: str
 ) -> None:
-    registered, serving = packages(deployment), served_configuration(deployment)
+    registered, serving, prepared = packages(deployment), served_configuration(deployment), datasets_of(deployment)
     view = upload_and_follow(deployment, BROKEN / folder, mode)
     assert view.status == "Failed"
+    assert datasets_of(deployment) == prepared, "nothing of it is published, whole or in part"
     assert steps_of(view) == {"PrepareData": "Failed"}
     assert said in view.steps[0].reason and said in view.reason
     assert packages(deployment) == registered

@@ -124,12 +124,32 @@ def test_marking_differences_changes_no_text(one: str, other: str) -> None:
         assert re.sub("</?mark>", "", marked) == page_style.html(plain)
 
 
+def test_of_near_duplicates_the_words_are_marked_that_differ_and_no_front_that_was_cut() -> None:
+    marked = data_card_page._marked("… the rest.\n\nA ferry is late.", "… rest.\n\nA ferry is very late today.")
+    assert marked == (
+        "… the rest.\n\nA ferry is <mark>late.</mark>",
+        "… rest.\n\nA ferry is <mark>very late today.</mark>",
+    )
+
+
 def test_what_cannot_be_written_as_utf8_is_replaced() -> None:
     assert "\ud800" not in data_card_page.render(with_texts(card(), "half a pair: \ud800"))
 
 
+def test_every_answer_of_a_dialog_is_shown_as_learned() -> None:
+    dialog = [["[INST] one [/INST]", " first"], ["[INST] two [/INST]", " second"]]
+    page = data_card_page.render(card(samples={"train": [dialog]}))
+    shown = re.findall(r"<div class='label'>(prompt|completion): ([^<]*)</div><pre[^>]*>\n([^<]*)</pre>", page)
+    assert shown[-4:] == [
+        ("prompt", "read, not learned", "[INST] one [/INST]"),
+        ("completion", "learned", " first"),
+        ("prompt", "read, not learned", "[INST] two [/INST]"),
+        ("completion", "learned", " second"),
+    ]
+
+
 def test_a_text_that_begins_with_a_line_break_keeps_it() -> None:
-    page = data_card_page.render(card(samples={"train": [{"prompt": "p", "completion": "\n{"}]}))
+    page = data_card_page.render(card(samples={"train": [[["p", "\n{"]]]}))
     assert "class='completion'>\n\n{" in page
 
 

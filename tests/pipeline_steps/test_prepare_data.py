@@ -1,7 +1,10 @@
 """PrepareData: what is accepted, how it is divided, and how bad rows are told."""
 
+import csv
 import gzip
+import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
@@ -17,8 +20,9 @@ from pyarrow import parquet
 from pipeline_steps import prepare_data
 from pipeline_steps.contract import dataset, files, progress
 from pipeline_steps.contract.dataset import SPLITS, Example
-from pipeline_steps.contract.errors import DataError
-from pipeline_steps.data import parts, sources, workers
+from pipeline_steps.contract.errors import DataError, StepError
+from pipeline_steps.contract.prompt_template import DEFAULT
+from pipeline_steps.data import lengths, parts, sources, workers
 from pipeline_steps.data.instances_engine import InstancesEngine
 from pipeline_steps.data.rows import RowReader, render_chat
 from pipeline_steps.data.sagemaker_job import Instances
@@ -294,6 +298,11 @@ def test_a_dialog_that_is_none_is_told(raw: Raw, row: dict[str, Any], said: str)
     assert told.startswith("x.jsonl:31: ") and said in told
 
 
+def test_the_data_card_shows_a_dialog_turn_by_turn(raw: Raw, check: Any) -> None:
+    checked = check(raw({"x.jsonl": dialogs(60)}), "chat")
+    assert checked.card["samples"]["train"][0] == [list(turn) for turn in checked.splits["train"][0].turns]
+
+
 def test_a_chat_prompt_is_what_comes_before_the_last_answer() -> None:
     example = render_chat([("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")])
     assert example.whole_prompt == "[INST] a [/INST] b[INST] c [/INST]"
@@ -508,37 +517,65 @@ def test_a_bad_document_is_told(raw: Raw, name: str, content: Any, said: str) ->
     assert any(said in problem for problem in told), told
 
 
-Line = st.one_of(
-    st.binary(max_size=80),
-    st.dictionaries(
-        st.sampled_from(["instruction", "context", "response", "x"]),
-        st.one_of(st.text(max_size=30), st.none(), st.integers(), st.lists(st.text(max_size=3), max_size=2)),
-    ).map(lambda row: json.dumps(row).encode()),
-    st.fixed_dictionaries(
-        {name: st.text(st.characters(exclude_categories=["Cs"]), max_size=30) for name in rows(1)[0]}
-    ).map(lambda row: json.dumps(row).encode()),
+# ---------------------------------------------------------------- whatever the bytes
+
+Text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+Value = st.one_of(Text, st.none(), st.integers(-5, 5), st.lists(st.text(max_size=3), max_size=2))
+Turn = st.one_of(
+    st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system", "bot"]), "content": Text}), Value
 )
+GOOD = {"instruction": rows(30), "chat": dialogs(30), "domain": [{"text": row["context"]} for row in rows(30)]}
+COLUMNS = {"instruction": list(rows(1)[0]), "chat": ["dialog", "messages"], "domain": ["text", "id"]}
+ROW_FORMATS = [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"]
+FORMATS = [
+    *((mode, ending) for mode in GOOD for ending in ROW_FORMATS),
+    *(("domain", ending) for ending in (".csv", ".json", ".txt")),
+]
 
 
-@settings(max_examples=80, deadline=None)
-@given(
-    st.lists(Line, max_size=40),
-    st.sampled_from([0, 3, 1000]),
-    st.sampled_from([b"\n", b"\r\n"]),
-    st.integers(40, 4000),
-    st.sampled_from(["instruction", "chat", "domain"]),
-)
+def rows_of(mode: str) -> st.SearchStrategy[dict[str, Any]]:
+    """Rows of any content with some of the mode's columns."""
+    value = st.one_of(st.lists(Turn, max_size=3), Value) if mode == "chat" else Value
+    return st.dictionaries(st.sampled_from([*COLUMNS[mode], "x"]), value, max_size=4)
+
+
+def file_of(ending: str, given: list[dict[str, Any] | bytes], line_end: bytes) -> tuple[bytes, int]:
+    """A file of `given` in the format of `ending`, and the rows in it. Only a file with lines takes bytes as a row."""
+    rows = [row for row in given if isinstance(row, dict)]
+    if ending == ".csv":
+        sink = io.StringIO()
+        writer = csv.DictWriter(sink, COLUMNS["domain"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        return sink.getvalue().encode(), len(rows)
+    if ending == ".json":
+        return json.dumps(rows).encode(), len(rows)
+    if ending == ".parquet":
+        try:
+            return table(rows), len(rows)
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):  # a column has one type
+            return table([{name: json.dumps(value) for name, value in row.items()} for row in rows]), len(rows)
+    content = line_end.join(json.dumps(row).encode() if isinstance(row, dict) else row for row in given)
+    number = sum(bool(line.strip()) for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n"))
+    return {".jsonl.gz": gzip.compress, ".jsonl.zst": zstandard}.get(ending, bytes)(content), number
+
+
+@pytest.mark.parametrize(("mode", "ending"), FORMATS)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
 def test_whatever_the_bytes_every_row_is_kept_removed_or_told_and_never_a_traceback(
-    tmp_path_factory: pytest.TempPathFactory,
-    lines: list[bytes],
-    allowed: int,
-    line_end: bytes,
-    part_bytes: int,
-    mode: Any,
+    tmp_path_factory: pytest.TempPathFactory, mode: Any, ending: str, data: st.DataObject
 ) -> None:
+    line = st.one_of(st.binary(max_size=80), rows_of(mode), st.sampled_from(GOOD[mode]))
+    given = [*data.draw(st.lists(line, max_size=20)), *GOOD[mode]]
+    content, number = file_of(ending, given, data.draw(st.sampled_from([b"\n", b"\r\n"])))
+    cut_off = data.draw(st.one_of(st.just(0), st.integers(0, len(content))))
+    content = content[: len(content) - cut_off]
+    allowed, part_bytes = data.draw(st.sampled_from([0, 3, 1000])), data.draw(st.integers(200, 4000))
+
     folder = tmp_path_factory.mktemp("any")
-    lines += [json.dumps(row).encode() for row in rows(30)]
-    (folder / "x.jsonl").write_bytes(line_end.join(lines))
+    (folder / "train").mkdir()
+    (folder / "train" / f"x{ending}").write_bytes(content)
     work = folder / "work"
     work.mkdir()
     with pytest.MonkeyPatch.context() as patch:
@@ -547,13 +584,16 @@ def test_whatever_the_bytes_every_row_is_kept_removed_or_told_and_never_a_traceb
             checked = Checked(replace(job(folder, mode, max_quarantined_rows=allowed), output=folder / "report"), work)
         except DataError as error:
             assert error.problems and all(error.problems)
+            assert {path.name for path in (folder / "report").glob("*")} <= {files.QUARANTINE_FILE}
             return
-    read = sum(bool(line.strip()) for line in (folder / "x.jsonl").read_bytes().split(b"\n"))
     counted = checked.card["rows"]
     assert counted["read"] == sum(count for name, count in counted.items() if name != "read")
     assert counted["kept"] == len(checked.rows)
-    if mode == "instruction":
-        assert counted["read"] == read
+    if mode != "domain" and not cut_off:
+        assert counted["read"] == number
+    if mode == "domain" and ending != ".txt" and not cut_off:  # a document is cut into pieces, which are its rows
+        kept = "\n".join(example.completion for example in checked.rows)
+        assert all(row["text"] in kept for row in GOOD["domain"])
 
 
 def test_nothing_is_written_when_the_data_is_bad(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -615,7 +655,74 @@ def test_one_compressed_file_shows_the_time_left(
     assert examined[-1].done == examined[-1].total and examined[-1].figures["rows"] == 3000
 
 
-# ---------------------------------------------------------------- cost
+# ---------------------------------------------------------------- processes
+
+
+def test_several_processes_make_the_dataset_that_one_makes(
+    raw: Raw, base_model: Path, check: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = raw({"a.jsonl": rows(80), "b.jsonl": rows(80, start=200)})
+    alone = check(folder, tokenizer=base_model).card
+    monkeypatch.setattr(workers, "WORTH_PROCESSES_BYTES", 1)
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    assert {**check(folder, tokenizer=base_model).card, "seconds": 0, "card_digest": ""} == {
+        **alone, "seconds": 0, "card_digest": "",
+    }  # fmt: skip
+
+
+def test_a_process_that_is_ended_from_outside_is_told_with_what_to_do(
+    raw: Raw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    found = sources.cut(
+        sources.choose(sources.listing(str(raw({"x.jsonl": rows(40)}))), "instruction"), part_bytes=1000
+    )
+    examination = parts.Examination(RowReader("instruction", DEFAULT), None, "report", 0, 0.1, 0.1, 1)
+    with workers.Workers(len(found), workers.WORTH_PROCESSES_BYTES) as pool:
+        assert pool._pool
+        pool._pool.submit(os._exit, 1)
+        with pytest.raises(StepError, match="ended from outside, most likely for want of memory"):
+            pool.examine_all(found, examination, tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"engine": "ray"}, {}])
+def test_whoever_shares_the_work_needs_a_place_to_hand_it_over(
+    raw: Raw, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    two = Instances(0, ("algo-1", "algo-2"))
+    monkeypatch.setattr(prepare_data.sagemaker_job, "instances", lambda: Instances() if changes else two)
+    with pytest.raises(StepError, match="--publish_to is missing"):
+        prepare_data.run(job(raw({"x.jsonl": rows(60)}), **changes))
+
+
+# ---------------------------------------------------------------- the data card
+
+
+@given(st.text(max_size=900))
+def test_of_a_long_text_the_card_shows_the_end_from_the_beginning_of_a_word(text: str) -> None:
+    shown = parts.ending(text)
+    if len(text) <= parts.SHOWN_CHARACTERS:
+        assert shown == text
+        return
+    assert shown.startswith("… ") and text.endswith(shown[2:])
+    assert len(shown) <= parts.SHOWN_CHARACTERS + 2
+    if any(character.isspace() for character in text[-parts.SHOWN_CHARACTERS : -1]):
+        assert text[-len(shown[2:]) - 1].isspace()
+
+
+# ---------------------------------------------------------------- lengths and cost
+
+
+@given(st.dictionaries(st.integers(0, 5000), st.integers(1, 9)), st.integers(1, 9000))
+def test_a_histogram_holds_every_row_in_its_bin_and_reaches_the_longest_row_allowed(
+    rows_of_length: dict[int, int], limit: int
+) -> None:
+    histogram = lengths.histogram({"train": rows_of_length}, limit)
+    edges, counts = histogram["edges"], histogram["train"]
+    assert sum(counts) == sum(rows_of_length.values()) and edges[-1] >= limit
+    assert {16, 20, 24, 28} <= set(edges) or edges[-1] <= 16
+    for low, high, count in zip(edges, edges[1:], counts, strict=False):
+        assert count == sum(rows for length, rows in rows_of_length.items() if low <= length < high)
 
 
 def test_tuning_every_weight_is_estimated_at_six_operations_a_weight_and_an_adapter_at_four(

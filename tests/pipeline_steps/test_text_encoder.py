@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers
 
-from pipeline_steps import packing
+from pipeline_steps import packing, text_encoder
 from pipeline_steps.models import load_tokenizer
 from pipeline_steps.text_encoder import SPACE, TextEncoder, segmentation
 
@@ -53,15 +53,41 @@ def test_a_tokenizer_of_mistrals_kind_is_encoded_word_by_word() -> None:
     assert segmentation(FAST.tokenizer_json) is not None
 
 
+def ids(encoder: TextEncoder, texts: list[str]) -> list[list[int]]:
+    return [one.tolist() for one in encoder.encode(texts)]
+
+
 @given(st.lists(Text, max_size=5))
 def test_the_ids_are_those_of_the_library(texts: list[str]) -> None:
     expected = [one.ids for one in PLAIN.encode_batch(texts, add_special_tokens=False)]
-    assert FAST.encode(texts) == FAST.encode(texts) == expected
+    assert ids(FAST, texts) == ids(FAST, texts) == expected
+
+
+def test_words_that_are_forgotten_are_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_encoder, "WORDS_REMEMBERED", 3)
+    monkeypatch.setattr(text_encoder, "WORDS_MERGED_TOGETHER", 2)
+    encoder = TextEncoder(FAST.tokenizer_json, [1], 2)
+    texts = [f"the ferry {'is' * number} in\n(a notice)  {number}" for number in range(50)]
+    expected = [one.ids for one in PLAIN.encode_batch(texts, add_special_tokens=False)]
+    assert ids(encoder, texts) == ids(encoder, texts) == expected
+
+
+def test_a_text_that_the_library_refuses_leaves_nothing_wrong_behind() -> None:
+    encoder = TextEncoder(FAST.tokenizer_json, [1], 2)
+    with pytest.raises(TypeError):
+        encoder.encode(["new words here", "half a pair: \ud800"])
+    assert ids(encoder, ["new words here"]) == ids(FAST, ["new words here"])
 
 
 @pytest.mark.parametrize("piece", [f"the{SPACE}ferry", "is\nan"])
 def test_a_vocabulary_with_a_piece_across_words_is_left_to_the_library(piece: str) -> None:
     assert segmentation(sentencepiece_like((piece,))) is None
+
+
+def test_a_vocabulary_without_every_byte_is_left_to_the_library() -> None:
+    tokenizer = json.loads(FAST.tokenizer_json)
+    tokenizer["model"]["vocab"]["<other>"] = tokenizer["model"]["vocab"].pop("<0xE6>")
+    assert segmentation(json.dumps(tokenizer)) is None
 
 
 def test_a_piece_across_a_word_and_a_sign_leaves_the_words_between_spaces() -> None:
@@ -72,14 +98,14 @@ def test_a_piece_across_a_word_and_a_sign_leaves_the_words_between_spaces() -> N
 def test_another_kind_of_tokenizer_is_left_to_the_library(base_model: Path) -> None:
     tokenizer = load_tokenizer(base_model)
     assert segmentation(tokenizer.backend_tokenizer.to_str()) is None
-    assert TextEncoder.of(tokenizer).encode(["the ferry"]) == [
+    assert ids(TextEncoder.of(tokenizer), ["the ferry"]) == [
         tokenizer("the ferry", add_special_tokens=False)["input_ids"]
     ]
 
 
 def test_an_encoder_goes_to_other_processes_and_keeps_its_digest() -> None:
     other = pickle.loads(pickle.dumps(FAST))
-    assert other.digest == FAST.digest and other.encode(["the ferry"]) == FAST.encode(["the ferry"])
+    assert other.digest == FAST.digest and ids(other, ["the ferry"]) == ids(FAST, ["the ferry"])
     assert TextEncoder(FAST.tokenizer_json, [], 2).digest != FAST.digest
     assert json.loads(FAST.tokenizer_json)["model"]["type"] == "BPE"
 
