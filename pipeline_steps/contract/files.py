@@ -10,6 +10,7 @@ DATA_CARD_PAGE = "data_card.html"
 QUARANTINE_FILE = "quarantine.jsonl"  # bad rows that were set aside, with their reasons
 REMOVED_FILE = "removed.jsonl"  # duplicates, with the rows that were kept in their place
 EVALUATION_FILE = "evaluation.json"
+ANSWERS_FILE = "answers.jsonl"  # one line for each answered row or prompt; contract/evaluation.py
 REPORT_FILE = "report.html"
 DEPLOYMENT_FILE = "deployment.json"
 
