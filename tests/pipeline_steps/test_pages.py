@@ -4,13 +4,11 @@ tests/browser looks at the report in a real browser.
 """
 
 import copy
-import json
 import math
 import re
 from dataclasses import fields, is_dataclass, replace
 from html.parser import HTMLParser
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,10 +18,9 @@ from hypothesis import strategies as st
 from pipeline_steps import answers_section, charts, data_card_page, page_style, report_page
 from pipeline_steps.contract.evaluation import Answer, AnswerRow, Evaluation, Improvement, Metric, Point, Value, Verdict
 from tests import evaluations
+from tests.pages import DATA_CARDS, data_card
 
-SAMPLES = {
-    path.stem: json.loads(path.read_text(encoding="utf-8")) for path in Path(__file__).parent.glob("data_cards/*.json")
-}
+SAMPLES = {path.stem: data_card(path.stem) for path in DATA_CARDS}
 ATTACK = "<script>alert(1)</script><img src=x onerror='alert(2)'>\"' onload=alert(3) --></pre></style>&amp;{0}"
 TAGS = frozenset(
     """
