@@ -309,7 +309,7 @@ def evaluate(settings: Settings, parameters: Parameters, prepared: RequestStep, 
         StepTypeEnum.PROCESSING,
         request,
         describe_shape="DescribeProcessingJobResponse",
-        property_files=[EVALUATION],
+        property_files=[EVALUATION, MODEL_CARD],
         cache=CACHE_FOR_30_DAYS,
         depends_on=[prepared],
     )
@@ -360,6 +360,7 @@ def register(
                 }
             },
         },
+        "ModelCard": {"ModelCardContent": model_card(), "ModelCardStatus": "PendingReview"},
         "CustomerMetadataProperties": {
             "dataset_digest": data_card_value("dataset_digest"),
             "test_digest": data_card_value("test_digest"),
@@ -411,6 +412,7 @@ def fail() -> FailStep:
 
 DATA_CARD = PropertyFile(name="DataCard", output_name=files.REPORT_OUTPUT, path=files.DATA_CARD_FILE)
 EVALUATION = PropertyFile(name="Evaluation", output_name=files.EVALUATION_OUTPUT, path=files.EVALUATION_FILE)
+MODEL_CARD = PropertyFile(name="ModelCard", output_name=files.EVALUATION_OUTPUT, path=files.MODEL_CARD_FILE)
 
 
 def data_card_value(json_path: str) -> JsonGet:
@@ -419,6 +421,10 @@ def data_card_value(json_path: str) -> JsonGet:
 
 def evaluation_value(json_path: str) -> JsonGet:
     return JsonGet(step_name="Evaluate", property_file=EVALUATION, json_path=json_path)
+
+
+def model_card() -> JsonGet:
+    return JsonGet(step_name="Evaluate", property_file=MODEL_CARD, json_path="content")
 
 
 def base_model_uri(settings: Settings) -> str:

@@ -11,6 +11,9 @@ QUARANTINE_FILE = "quarantine.jsonl"  # bad rows that were set aside, with their
 REMOVED_FILE = "removed.jsonl"  # duplicates, with the rows that were kept in their place
 EVALUATION_FILE = "evaluation.json"
 ANSWERS_FILE = "answers.jsonl"  # one line for each answered row or prompt; contract/evaluation.py
+MODEL_CARD_FILE = (
+    "model_card.json"  # {"content": SageMaker's model card as text}: the pipeline attaches it to the package
+)
 REPORT_FILE = "report.html"
 DEPLOYMENT_FILE = "deployment.json"
 
@@ -27,6 +30,7 @@ ADAPTER_FOLDER = "adapter"
 BASE_MODEL_SCHEMA_VERSION = 1
 TRAINING_SCHEMA_VERSION = 1
 DATA_CARD_SCHEMA_VERSION = 2
+MODEL_CARD_SCHEMA_VERSION = 1
 
 # What a user uploads.
 TEMPLATE_FILE = "template.json"
