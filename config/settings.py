@@ -226,6 +226,10 @@ class Settings(Group):
         return f"{self.name}-deploy"
 
     @property
+    def compare_pipeline_name(self) -> str:
+        return f"{self.name}-compare"
+
+    @property
     def endpoint_name(self) -> str:
         return self.name
 

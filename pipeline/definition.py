@@ -1,7 +1,8 @@
-"""The two pipelines: one function a step, named as the step.
+"""The pipelines: one function a step, named as the step.
 
 <name>-finetune   PrepareData -> NewTraining { FineTune -> Evaluate -> QualityGate { Register -> AutoDeploy { Deploy } } else Fail }
 <name>-deploy     Deploy alone, given a model package
+<name>-compare    Compare alone, given a tuned model and prompts
 
 Names in ${...} are deployed resources; the stack puts them in (RESOURCES lists them).
 """
@@ -31,6 +32,7 @@ from pipeline.sdk import (
     training_image,
 )
 from pipeline_steps.contract import files
+from pipeline_steps.contract.comparison import Sampling
 
 RESOURCES = (
     "RawBucket",
@@ -146,6 +148,22 @@ def deploy_definition(settings: Settings) -> str:
     model_package_arn = ParameterString("ModelPackageArn")
     step = deploy(settings, model_package_arn)
     return definition_json(settings.deploy_pipeline_name, [model_package_arn], [step], settings.region)
+
+
+def compare_definition(settings: Settings) -> str:
+    """JSON of `<name>-compare`: a user's prompts, answered before and after."""
+    defaults = Sampling()
+    parameters: dict[str, Parameter] = {
+        "model": ParameterString("ModelUri"),
+        "prompts": ParameterString("PromptsUri"),
+        "max_new_tokens": ParameterInteger("MaxNewTokens", default_value=defaults.max_new_tokens),
+        "temperature": ParameterFloat("Temperature", default_value=defaults.temperature),
+        "top_k": ParameterInteger("TopK", default_value=defaults.top_k),
+        "top_p": ParameterFloat("TopP", default_value=defaults.top_p),
+        "seed": ParameterInteger("Seed", default_value=defaults.seed),
+    }
+    step = compare(settings, parameters)
+    return definition_json(settings.compare_pipeline_name, list(parameters.values()), [step], settings.region)
 
 
 # ---------------------------------------------------------------- steps, in the order of the work
@@ -402,6 +420,22 @@ def deploy(settings: Settings, model_package_arn: Value) -> RequestStep:
         outputs=[files.DEPLOYMENT_OUTPUT],
     )  # fmt: skip
     return RequestStep("Deploy", StepTypeEnum.PROCESSING, request, describe_shape="DescribeProcessingJobResponse")
+
+
+def compare(settings: Settings, parameters: dict[str, Parameter]) -> RequestStep:
+    """A user's prompts -> answers of the base and of the tuned model, and report.html with both."""
+    inputs = {name: parameters[name] for name in ("prompts", "model")}
+    flags = {name: parameter for name, parameter in parameters.items() if name not in inputs}
+    request = processing_request(
+        settings,
+        role="${EvaluateRole}",
+        instance_type=settings.processing.evaluate_instance_type,
+        arguments=["compare", *(part for name, value in flags.items() for part in (f"--{name}", value.to_string()))],
+        inputs={**inputs, "base": base_model_uri(settings)},
+        outputs=[files.COMPARISON_OUTPUT],
+        isolated=True,
+    )
+    return RequestStep("Compare", StepTypeEnum.PROCESSING, request, describe_shape="DescribeProcessingJobResponse")
 
 
 def fail() -> FailStep:

@@ -1,6 +1,6 @@
 """Answers side by side: what changed most first, with a search that works by keyboard. Without its script, all are shown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline_steps.contract.evaluation import Answer, AnswerRow
@@ -213,7 +213,7 @@ def _common(texts: Sequence[str]) -> str:
     return first[: next((place for place, sign in enumerate(first) if last[place : place + 1] != sign), len(first))]
 
 
-def card(row: AnswerRow, number: int, scoring: Scoring, shared: Shared, anchor: bool = True) -> Html:
+def card(row: AnswerRow, number: int, scoring: Scoring, shared: Shared) -> Html:
     """A prompt with every model's answer and the reference beside each other."""
     sides = [_side(name, answer) for name, answer in row.answers.items()]
     if row.reference is not None:
@@ -256,8 +256,3 @@ def text_block(label: str, text: str, how: str = "") -> Html:
     is_long = len(text) > LONG_CHARACTERS or text.count("\n") > LONG_CHARACTERS / 60
     box = f" class='long' tabindex='0' role='group' aria-label='{html(label)}, whole text'" if is_long else ""
     return Html(f"<div class='label {html(label)}'>{html(label)}{note}</div><pre dir='auto'{box}>\n{shown}</pre>")
-
-
-def parameters(values: Mapping[str, object]) -> Html:
-    """How the answers were generated, in one line."""
-    return Html(f"<p class='soft'>{html(', '.join(f'{name} {value}' for name, value in values.items()))}</p>")

@@ -9,7 +9,7 @@ from aws_cdk import aws_sagemaker as sagemaker
 from constructs import Construct
 
 from config.settings import Settings
-from pipeline.definition import deploy_definition, finetune_definition
+from pipeline.definition import compare_definition, deploy_definition, finetune_definition
 from stacks.components.service_role import ServiceRole
 from stacks.components.step_code import StepCode
 
@@ -18,7 +18,7 @@ DEEP_LEARNING_CONTAINERS = "arn:{partition}:ecr:*:763104351884:repository/*"
 
 
 class PipelineStack(Stack):
-    """`<name>-finetune` and `<name>-deploy`, one role for each kind of job, one model package group."""
+    """`<name>-finetune`, `<name>-deploy` and `<name>-compare`, one role for each kind of job, one model package group."""
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class PipelineStack(Stack):
 
         artifact_bucket.grant_read(evaluate_role, "datasets/*")
         artifact_bucket.grant_read(evaluate_role, "base-models/*")
+        artifact_bucket.grant_read(evaluate_role, "prompts/*")
         artifact_bucket.grant_read(evaluate_role, "runs/*")
         artifact_bucket.grant_put(evaluate_role, "runs/*")
 
@@ -107,10 +108,19 @@ class PipelineStack(Stack):
             resources,
             pipeline_role,
         )
+        self.compare_pipeline = self._pipeline(
+            "ComparePipeline",
+            settings.compare_pipeline_name,
+            "Answers prompts with the base and with a tuned model",
+            compare_definition(settings),
+            resources,
+            pipeline_role,
+        )
         self.finetune_pipeline.add_resource_dependency(group)
 
         CfnOutput(self, "FinetunePipelineName", value=settings.finetune_pipeline_name)
         CfnOutput(self, "DeployPipelineName", value=settings.deploy_pipeline_name)
+        CfnOutput(self, "ComparePipelineName", value=settings.compare_pipeline_name)
         CfnOutput(self, "EndpointName", value=settings.endpoint_name)
 
     def _job_role(self, id_: str, description: str) -> iam.Role:

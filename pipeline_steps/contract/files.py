@@ -4,6 +4,7 @@
 REPORT_OUTPUT = "report"
 EVALUATION_OUTPUT = "evaluation"
 DEPLOYMENT_OUTPUT = "deployment"
+COMPARISON_OUTPUT = "comparison"
 
 DATA_CARD_FILE = "data_card.json"
 DATA_CARD_PAGE = "data_card.html"
@@ -16,6 +17,8 @@ MODEL_CARD_FILE = (
 )
 REPORT_FILE = "report.html"
 DEPLOYMENT_FILE = "deployment.json"
+COMPARISON_FILE = "comparison.json"
+COMPARISON_TABLE = "comparison.md"
 
 # A dataset split: the rows, and the file that says what they are, written last.
 EXAMPLES_FILE = "examples.jsonl"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pipeline_steps.contract import dataset, files
 from pipeline_steps.contract.dataset import Example
 from pipeline_steps.contract.errors import DataError
-from pipeline_steps.contract.prompt_template import PromptTemplate
+from pipeline_steps.contract.prompt_template import PromptTemplate, chat_turn
 from pipeline_steps.data.sources import LONGEST_LINE, Part, Position, Raw, object_of, read
 
 CHUNK_CHARACTERS = 400  # of domain text in one example: a paragraph or two, about 100 tokens
@@ -298,7 +298,7 @@ def render_chat(turns: list[tuple[str, str]]) -> Example:
     system = f"{turns[0][1]}\n\n" if turns[0][0] == "system" else ""
     body = [text for role, text in turns if role != "system"]
     pairs = [
-        (f"[INST] {system if number == 0 else ''}{asked} [/INST]", f" {answered}")
+        (chat_turn(f"{system if number == 0 else ''}{asked}"), f" {answered}")
         for number, (asked, answered) in enumerate(zip(body[::2], body[1::2], strict=True))
     ]
     return Example(*pairs[-1], ends=True, history=tuple(pairs[:-1]))

@@ -12,7 +12,7 @@ import pytest
 from botocore.validate import ParamValidator
 
 from config.settings import Settings, load
-from pipeline.definition import RESOURCES, deploy_definition, finetune_definition
+from pipeline.definition import RESOURCES, compare_definition, deploy_definition, finetune_definition
 from pipeline_steps.contract import gate, progress
 
 REPOSITORY = Path(__file__).parents[2]
@@ -109,7 +109,7 @@ def test_what_the_design_lists_can_be_changed_at_run_time(finetune: dict[str, An
 
 
 @pytest.mark.parametrize("environment", ["local", "dev", "prod"])
-@pytest.mark.parametrize("build", [finetune_definition, deploy_definition])
+@pytest.mark.parametrize("build", [finetune_definition, deploy_definition, compare_definition])
 def test_every_request_is_one_that_the_service_accepts(environment: str, build: Any) -> None:
     definition = with_resources(json.loads(build(load(environment))))
     checked = 0
@@ -261,6 +261,30 @@ def test_the_gates_reach_evaluate_in_the_form_that_it_reads(finetune: dict[str, 
     ]
     assert [check.mode for check in parsed] == ["any", "instruction", "chat"]
     assert parsed[0].margin == 0.02 and parsed[1].margin == -0.02
+
+
+def test_the_registered_package_has_the_model_card_that_evaluate_wrote(finetune: dict[str, Any]) -> None:
+    step = next(step for step in all_steps(finetune["Steps"]) if step["Name"] == "Register")
+    card = step["Arguments"]["ModelCard"]
+    assert card["ModelCardStatus"] == "PendingReview"
+    assert card["ModelCardContent"]["Std:JsonGet"] == {
+        "PropertyFile": {"Get": "Steps.Evaluate.PropertyFiles.ModelCard"},
+        "Path": "content",
+    }
+
+
+def test_a_comparison_runs_isolated_as_evaluate_does_with_every_parameter_of_the_run() -> None:
+    definition = json.loads(compare_definition(load("prod")))
+    (step,) = definition["Steps"]
+    assert step["Arguments"]["RoleArn"] == "${EvaluateRole}"
+    assert step["Arguments"]["NetworkConfig"]["EnableNetworkIsolation"] is True
+    for parameter in definition["Parameters"]:
+        assert json.dumps({"Get": f"Parameters.{parameter['Name']}"})[1:-1] in json.dumps(step)
+    arguments = evaluated(step["Arguments"]["AppSpecification"]["ContainerArguments"], values_of(definition))
+    command = [".venv-steps/bin/python", "-m", "pipeline_steps", *arguments, "--help"]
+    finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    known = set(re.findall(r"--[a-z_]+", finished.stdout))
+    assert {flag for flag in arguments if flag.startswith("--")} <= known
 
 
 def test_a_refusal_carries_the_gates_message(finetune: dict[str, Any]) -> None:
