@@ -52,11 +52,14 @@ class Generator:
         end: int,
         *,
         temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
         seed: int = 0,
         on_progress: Callable[[int, float], None] = lambda done, seconds_left: None,
     ) -> list[Answer]:
         """The answer to each prompt (token ids), in the order of `prompts`; greedy where `temperature` is 0.
 
+        `top_k` (0: all) and `top_p` (1: all) leave only the likeliest tokens to be drawn, as in transformers.
         `end` is the end-of-sequence token. `on_progress` hears how many answers are done and the seconds left.
         """
         import torch
@@ -72,7 +75,7 @@ class Generator:
         def choose(logits: "Tensor") -> list[int]:
             if not temperature:
                 return logits.argmax(-1).tolist()  # type: ignore[no-any-return]
-            shares = torch.softmax(logits.float() / temperature, -1)
+            shares = torch.softmax(_likely(logits.float() / temperature, top_k, top_p), -1)
             return torch.multinomial(shares, 1, generator=random)[:, 0].tolist()  # type: ignore[no-any-return]
 
         def note(sequences: Sequence[_Sequence], tokens: Sequence[int]) -> None:
@@ -244,6 +247,19 @@ class _Slots:
         for tensors in (self.keys, self.values):
             for tensor in tensors:
                 tensor[target, :, :length] = tensor[source, :, :length]
+
+
+def _likely(scores: "Tensor", top_k: int, top_p: float) -> "Tensor":
+    """The scores, (rows, vocabulary), with minus infinity for tokens outside the `top_k` likeliest and the share `top_p`."""
+    if top_k and top_k < scores.shape[-1]:
+        least = scores.topk(top_k, -1).values[:, -1:]
+        scores = scores.masked_fill(scores < least, -float("inf"))
+    if top_p < 1:
+        ordered, places = scores.sort(-1, descending=True)
+        shares = ordered.softmax(-1)
+        beyond = shares.cumsum(-1) - shares >= top_p  # what comes before reaches the share already
+        scores = scores.masked_fill(beyond.scatter(-1, places, beyond), -float("inf"))
+    return scores
 
 
 def _take(waiting: list[_Sequence], most: int, tokens: int) -> list[_Sequence]:
