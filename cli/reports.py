@@ -74,9 +74,9 @@ def _written(deployment: Deployment, view: ExecutionView) -> Written | str:
         return view.reason or note or f"it ended as {view.status} before Evaluate"
     if step.job is None and step.reused_from:  # the result of an earlier execution, which has the job
         return _written(deployment, executions.describe(deployment, step.reused_from))
-    if step.job is None or step.status in ("Starting", "Executing"):
+    if step.status in ("Starting", "Executing", "Stopping"):
         return f"{step.name} is still at work; see 'finetune status --follow'"
-    if step.status != "Succeeded":
+    if step.job is None or step.status != "Succeeded":
         return f"{step.name} ended as {step.status}: {step.reason}"
     job = deployment.sagemaker.describe_processing_job(ProcessingJobName=step.job[1])
     outputs = {one["OutputName"]: one["S3Output"]["S3Uri"] for one in job["ProcessingOutputConfig"]["Outputs"]}
