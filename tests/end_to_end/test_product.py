@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from cli import datasets, demo, executions
+from cli import comparisons, datasets, demo, executions, reports
 from cli.aws import LOCAL_CREDENTIALS, REPOSITORY, Deployment
 from cli.console import CommandError
+from pipeline_steps.contract.comparison import Comparison, Sampling
 
 EXAMPLES = REPOSITORY / "examples"
 BROKEN = EXAMPLES / "broken"
@@ -98,6 +99,44 @@ def test_the_package_names_its_ancestors(deployment: Deployment) -> None:
     assert package["ModelPackageArn"] in [tag["Value"] for tag in tags]
 
 
+def test_the_package_has_a_model_card_with_the_figures_of_the_evaluation(deployment: Deployment) -> None:
+    package = deployment.sagemaker.describe_model_package(ModelPackageName=packages(deployment)[0]["ModelPackageArn"])
+    assert package["ModelCard"]["ModelCardStatus"] == "PendingReview"
+    card = json.loads(package["ModelCard"]["ModelCardContent"])
+    source = package["InferenceSpecification"]["Containers"][0]["ModelDataSource"]["S3DataSource"]["S3Uri"]
+    assert card["model_overview"]["model_artifact"] == [source]
+    (details,) = card["evaluation_details"]
+    assert details["metadata"]["verdict"] == "passed"
+    assert {group["name"] for group in details["metric_groups"]} >= {"tuned model", "base model"}
+
+
+def test_prompts_of_a_user_are_answered_before_and_after(deployment: Deployment, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    row = {"instruction": "Name the vessel.", "context": "The Kittiwake sails daily."}
+    prompts.write_text(f'{json.dumps(row)}\n{{"prompt": "Our vision is"}}\n', encoding="utf-8")
+    sampling = Sampling(max_new_tokens=6, temperature=0.8, top_k=50, top_p=0.9, seed=3)
+
+    def answered(folder: str) -> Comparison:
+        return comparisons.compare(deployment, prompts, None, sampling, tmp_path / folder)
+
+    first, again = answered("first"), answered("again")
+    assert first.pairs == again.pairs  # the same seed
+    assert "### Instruction:\nName the vessel." in first.pairs[0].prompt and first.pairs[1].prompt == "Our vision is"
+    assert all(pair.base.tokens <= 6 and pair.base != pair.tuned for pair in first.pairs)
+    assert first.sampling == sampling
+    table = (tmp_path / "first" / "comparison.md").read_text(encoding="utf-8")
+    assert table.startswith("| prompt | before fine-tuning | after fine-tuning | parameters |")
+    assert "Your prompts" in (tmp_path / "first" / "report.html").read_text(encoding="utf-8")
+
+
+def test_prompts_that_do_not_fit_the_models_template_start_nothing(deployment: Deployment, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("Our vision is\n", encoding="utf-8")
+    with pytest.raises(CommandError, match=r"prompts\.txt:1: is a text, but the model's template has the columns"):
+        comparisons.compare(deployment, prompts, None, Sampling(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_aws_cli_reads_the_steps_and_asks_the_endpoint(deployment: Deployment, tmp_path: Path) -> None:
     arn = executions.newest(deployment)
     assert arn
@@ -125,7 +164,7 @@ def test_the_same_data_again_ends_early_and_says_which_model_it_has_made(deploym
     )
 
 
-def test_a_model_made_worse_is_refused_and_the_old_endpoint_goes_on(deployment: Deployment) -> None:
+def test_a_model_made_worse_is_refused_and_the_old_endpoint_goes_on(deployment: Deployment, tmp_path: Path) -> None:
     registered, serving = packages(deployment), served_configuration(deployment)
     view = executions.follow(deployment, executions.start(deployment, {"LearningRate": "1.0"}))
     assert view.status == "Failed"
@@ -137,6 +176,9 @@ def test_a_model_made_worse_is_refused_and_the_old_endpoint_goes_on(deployment: 
     assert view.status == "Failed"
     assert {step.name for step in view.steps if step.cached} == {"FineTune", "Evaluate"}
     assert "The gate refused the tuned model: loss" in view.reason
+    report = reports.save(deployment, reports.find(deployment, view.arn), tmp_path)
+    assert "Evaluation: refused" in report.read_text(encoding="utf-8")
+    assert (tmp_path / "data_card.html").is_file()  # the report links to it
     assert packages(deployment) == registered
     assert served_configuration(deployment) == serving
     assert deployment.invoke({"inputs": "Hello", "parameters": {"max_new_tokens": 2}})
