@@ -80,6 +80,11 @@ class Parameters:
     training_instance_count: ParameterInteger
     min_loss_improvement: ParameterFloat
     min_rouge_l_improvement: ParameterFloat
+    min_champion_improvement: ParameterFloat
+    min_ended_share: ParameterFloat
+    min_general_loss_improvement: ParameterFloat
+    min_judge_improvement: ParameterFloat | None
+    min_safety_improvement: ParameterFloat | None
     min_test_rows: ParameterInteger
     approval_status: ParameterString
 
@@ -98,6 +103,13 @@ class Parameters:
             ParameterInteger("TrainingInstanceCount", default_value=training.instance_count),
             ParameterFloat("MinLossImprovement", default_value=gate.min_loss_improvement),
             ParameterFloat("MinRougeLImprovement", default_value=gate.min_rouge_l_improvement),
+            ParameterFloat("MinChampionImprovement", default_value=gate.min_champion_improvement),
+            ParameterFloat("MinEndedShare", default_value=gate.min_ended_share),
+            ParameterFloat("MinGeneralLossImprovement", default_value=gate.min_general_loss_improvement),
+            ParameterFloat("MinJudgeImprovement", default_value=gate.min_judge_improvement)
+            if gate.judge_model_id
+            else None,
+            ParameterFloat("MinSafetyImprovement", default_value=gate.min_safety_improvement) if gate.safety else None,
             ParameterInteger("MinTestRows", default_value=gate.min_test_rows),
             ParameterString(
                 "ApprovalStatus",
@@ -107,7 +119,7 @@ class Parameters:
         )
 
     def all(self) -> list[Parameter]:
-        return list(vars(self).values())
+        return [parameter for parameter in vars(self).values() if parameter is not None]
 
 
 def finetune_definition(settings: Settings) -> str:
@@ -304,23 +316,32 @@ def fine_tune(settings: Settings, parameters: Parameters, prepared: RequestStep)
 
 
 def evaluate(settings: Settings, parameters: Parameters, prepared: RequestStep, tuned: RequestStep) -> RequestStep:
-    """Base and tuned model on the same held-out rows -> evaluation.json with the gate's verdict, and report.html."""
+    """Base, tuned and approved model on the same held-out rows -> evaluation.json with the gate's verdict, and report.html.
+
+    A judge is asked over the network; without one the job has none.
+    """
+    gate = settings.gate
     request = processing_request(
         settings,
         role="${EvaluateRole}",
         instance_type=settings.processing.evaluate_instance_type,
         arguments=[
             "evaluate",
-            "--max_new_tokens", str(settings.gate.max_new_tokens),
+            "--max_new_tokens", str(gate.max_new_tokens),
+            "--max_answered_rows", str(gate.max_answered_rows),
+            "--champion_package", data_card_value("champion.package"),
+            *(["--judge_model_id", gate.judge_model_id] if gate.judge_model_id else []),
+            *(["--safety"] if gate.safety else []),
             *gates.arguments(parameters),
         ],
         inputs={
             "test": data_card_value("uris.test"),
             "base": base_model_uri(settings),
             "model": tuned_model_uri(tuned),
+            "champion": data_card_value("champion.model_uri"),
         },
         outputs=[files.EVALUATION_OUTPUT],
-        isolated=True,
+        isolated=gate.judge_model_id is None,
     )  # fmt: skip
     return RequestStep(
         "Evaluate",
@@ -385,7 +406,12 @@ def register(
             "data_card_digest": data_card_value("card_digest"),
             "run_fingerprint": data_card_value("run_fingerprint"),
             "base_model": settings.base_model.name,
-            "base_model_digest": evaluation_value("base_model_digest"),
+            "base_model_digest": evaluation_value("ancestors.base_model_digest"),
+            "champion": data_card_value("champion.package"),
+            "verdict": evaluation_value("registry.verdict"),
+            "reasons": evaluation_value("registry.reasons"),
+            "improvement_over_base": evaluation_value("registry.improvement_over_base"),
+            "improvement_over_champion": evaluation_value("registry.improvement_over_champion"),
             "step_code": "${CodeKey}",
             "training_job": tuned.properties.TrainingJobName,
             "pipeline_execution": ExecutionVariables.PIPELINE_EXECUTION_ARN,

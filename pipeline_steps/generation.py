@@ -162,7 +162,7 @@ class Generator:
             self.steps[number, seen] = self._capture(slots, number, seen)
         graph, logits = self.steps[number, seen]
         graph.replay()
-        return logits[: len(running)]  # type: ignore[no-any-return]
+        return logits[: len(running)]
 
     def _capture(self, slots: "_Slots", number: int, seen: int) -> Any:
         import torch
@@ -194,7 +194,7 @@ class Generator:
         return self._logits(hidden[:, -1])
 
     def _logits(self, hidden: "Tensor") -> "Tensor":
-        return self.model.get_output_embeddings()(hidden)  # type: ignore[no-any-return]
+        return self.model.get_output_embeddings()(hidden)
 
 
 class _Slots:

@@ -59,6 +59,7 @@ class PipelineStack(Stack):
         artifact_bucket.grant_delete(prepare_role, "datasets/.exchange/*")  # what instances hand each other
         artifact_bucket.grant_read(prepare_role, "base-models/*")  # the tokenizer, and whether the weights are there
         artifact_bucket.grant_put(prepare_role, "runs/*")
+        artifact_bucket.grant_read(prepare_role, "runs/*")  # whether the approved model is still there
         self._grant_find_packages(prepare_role, settings)
 
         artifact_bucket.grant_read(train_role, "datasets/*")
@@ -72,6 +73,8 @@ class PipelineStack(Stack):
         artifact_bucket.grant_read(evaluate_role, "prompts/*")
         artifact_bucket.grant_read(evaluate_role, "runs/*")
         artifact_bucket.grant_put(evaluate_role, "runs/*")
+        if settings.gate.judge_model_id:
+            self._grant_judge(evaluate_role, settings.gate.judge_model_id)
 
         artifact_bucket.grant_put(deploy_role, "runs/*")
         self._grant_release(deploy_role, serving_role, settings)
@@ -158,6 +161,19 @@ class PipelineStack(Stack):
                 resources=[
                     self.format_arn(service="sagemaker", resource="model-package-group", resource_name=group),
                     self.format_arn(service="sagemaker", resource="model-package", resource_name=f"{group}/*"),
+                ],
+            )
+        )
+
+    def _grant_judge(self, role: iam.Role, model_id: str) -> None:
+        """What judge.py calls. An inference profile, such as us.anthropic..., answers from models of several regions."""
+        model = model_id.split(".", 1)[1] if model_id.count(".") > 1 else model_id
+        role.add_to_policy(
+            iam.PolicyStatement(
+                actions=["bedrock:InvokeModel"],
+                resources=[
+                    f"arn:{self.partition}:bedrock:*::foundation-model/{model}",
+                    self.format_arn(service="bedrock", resource="inference-profile", resource_name=model_id),
                 ],
             )
         )

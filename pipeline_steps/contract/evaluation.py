@@ -359,7 +359,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
                     f"{where}: missing {sorted(missing)}, unknown {sorted(unknown)}; "
                     "evaluate again with the present version"
                 )
-            return kind(**{name: _decode(types[name], one, f"{where}.{name}") for name, one in value.items()})
+            build: Any = kind
+            return build(**{name: _decode(types[name], one, f"{where}.{name}") for name, one in value.items()})
     elif kind is float:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)

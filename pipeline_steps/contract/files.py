@@ -20,6 +20,8 @@ DEPLOYMENT_FILE = "deployment.json"
 COMPARISON_FILE = "comparison.json"
 COMPARISON_TABLE = "comparison.md"
 
+NO_PACKAGE = "none"  # in the data card, where no model of the group is approved
+
 # A dataset split: the rows, and the file that says what they are, written last.
 EXAMPLES_FILE = "examples.jsonl"
 DATASET_FILE = "dataset.json"
@@ -29,6 +31,7 @@ BASE_MODEL_FILE = "base_model.json"
 PROMPT_TEMPLATE_FILE = "prompt_template.json"
 HYPERPARAMETERS_FILE = "hyperparameters.json"
 TRAINING_FILE = "training.json"
+SEEN_ROWS_FILE = "seen_rows.bin"  # which rows the model was trained on; contract/seen_rows.py
 ADAPTER_FOLDER = "adapter"
 BASE_MODEL_SCHEMA_VERSION = 1
 TRAINING_SCHEMA_VERSION = 1

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CONFIG = Path("/opt/ml/config")
+NO_JOB = "no-job"
 
 
 @dataclass(frozen=True)
@@ -32,4 +33,4 @@ def instances() -> Instances:
 def name() -> str:
     """The job's name; outside of a container, one that says so."""
     path = CONFIG / "processingjobconfig.json"
-    return str(json.loads(path.read_text(encoding="utf-8"))["ProcessingJobName"]) if path.is_file() else "no-job"
+    return str(json.loads(path.read_text(encoding="utf-8"))["ProcessingJobName"]) if path.is_file() else NO_JOB
