@@ -7,6 +7,7 @@ from pipeline_steps.contract.evaluation import Answer, AnswerRow
 from pipeline_steps.page_style import Html, block, count, details, html, joined
 
 SHOWN_AT_ONCE = 20
+FEW = 5  # rows that need no tools to find one's way
 ROWS_ON_PAGE = 1000  # those that changed most; answers.jsonl has all of them
 SHARED_CHARACTERS = 60  # a beginning or an end of this length that all prompts share is shown once
 LONG_CHARACTERS = 1200  # of a text that gets a box with a scroll bar
@@ -144,7 +145,7 @@ def answers(rows: Sequence[AnswerRow], scoring: Scoring) -> Html:
         [
             Html(f"<p class='soft'>{note}</p>") if left_out else "",
             shared.shown(),
-            _tools(shown, scoring),
+            _tools(shown, scoring) if len(shown) > FEW else "",
             Html(f"<ol class='answers' id='answer-list' data-step='{SHOWN_AT_ONCE}'>{''.join(items)}</ol>"),
             Html("<button type='button' class='more' id='answer-more' hidden>Show more</button>"),
         ]
@@ -225,7 +226,9 @@ def card(row: AnswerRow, number: int, scoring: Scoring, shared: Shared) -> Html:
 
 
 def _facts(row: AnswerRow, number: int, scoring: Scoring) -> list[str]:
-    facts: list[str] = [Html(f"<a href='#row-{number}'>row {count(number)}</a>")]
+    facts: list[str] = [
+        Html(f"<a href='#row-{number}'>{'prompt' if row.reference is None else 'row'} {count(number)}</a>")
+    ]
     if row.slice is not None:
         facts.append(Html(f"<span>{html(row.slice)}</span>"))
     change, kind = scoring.change(row), kind_of(scoring.change(row))

@@ -26,7 +26,7 @@ h3 { font-size: 1rem; margin: 1.2rem 0 .4rem } p { margin: .4rem 0 } a { color: 
 .status { font-weight: 700; margin: 0 }
 ul { margin: .4rem 0 0; padding-left: 1.2rem } .soft { color: var(--soft); font-weight: normal }
 .scroll { overflow-x: auto } table { border-collapse: collapse; width: 100% }
-th, td { text-align: left; padding: .45rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top }
+.pairs th { width: 15rem } th, td { text-align: left; padding: .45rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 .answer { background: var(--card); border-radius: .4rem; padding: .8rem 1rem; margin: 0 0 1rem }
 .answer pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .2rem 0 .8rem; font: inherit }
@@ -44,6 +44,7 @@ details { margin: .6rem 0 } summary { cursor: pointer; color: var(--tuned) } det
 mark { background: var(--mark); color: inherit; border-radius: .15em }
 code { font-size: .9em; overflow-wrap: anywhere; unicode-bidi: isolate }
 @media (max-width: 34rem) { th, td { padding: .4rem .45rem } h1 { font-size: 1.35rem } table { font-size: .92rem }
+  .pairs th { width: 8.5rem }
   th.number { white-space: normal } }
 """
 
@@ -97,7 +98,7 @@ def page(title: str, body: str, style: str = "", script: str = "") -> str:
 def rows_table(rows: Sequence[tuple[str, str]]) -> Html:
     """Names and their values."""
     body = "".join(f"<tr><th scope='row'>{escape(k)}</th><td><code>{escape(v)}</code></td></tr>" for k, v in rows)
-    return _scrolled(f"<table><tbody>{body}</tbody></table>")
+    return _scrolled(f"<table class='pairs'><tbody>{body}</tbody></table>")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[int] = ()) -> Html:

@@ -27,6 +27,7 @@ from pipeline_steps.page_style import NO_BREAK, Html, count, details, html, join
 HEADLINES = 4  # metrics that stand beside the verdict
 REGRESSIONS = 5
 SLICES_SHOWN = 20
+FEW_ANSWERS = 10  # that can stand in the middle of the page; more of them come last
 GREATER, LESS = "above", "below"
 
 STYLE = """
@@ -51,14 +52,17 @@ def render(evaluation: Evaluation, answers: Sequence[AnswerRow]) -> str:
     """The page for an evaluation and its answered rows or prompts."""
     passed = evaluation.gate.passed
     scoring = scoring_of(evaluation, answers)
+    side_by_side = Section("answers", "Answers side by side", all_answers(evaluation, answers, scoring))
+    few = len(answers) <= FEW_ANSWERS
     sections = [
         Section("checks", "The gate's checks", checks(evaluation)),
         Section("metrics", "Metrics, with 95 % intervals", metrics(evaluation)),
+        *([side_by_side] if few else []),
         Section("regressions", "Worst regressions", regressions(answers, scoring)),
         Section("slices", f"By {evaluation.slice_column}", slices(evaluation)),
         Section("training", "Training", training(evaluation)),
         Section("ancestors", "Ancestors", ancestors(evaluation)),
-        Section("answers", "Answers side by side", all_answers(evaluation, answers, scoring)),
+        *([] if few else [side_by_side]),
     ]
     shown = [section for section in sections if section.body]
     body = joined([verdict(evaluation), headlines(evaluation), contents(shown), *map(_section, shown)])

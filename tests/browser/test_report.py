@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
-from pipeline_steps import data_card_page, report_page
+from pipeline_steps import comparison_page, data_card_page, report_page
+from pipeline_steps.contract.comparison import Comparison, Pair, Sampling, Text
 from pipeline_steps.contract.evaluation import Answer, AnswerRow, Verdict
 from tests import evaluations
 from tests.browser.conftest import Reader
@@ -45,8 +46,9 @@ def domain_report() -> str:
     return report_page.render(found, prompts)
 
 
+PAIR = Pair("Our vision is", Text("to be the best", 4, False), Text("a ferry for every island", 6, True))
 REPORTS: dict[str, Callable[[], str]] = {
-    "passed": lambda: report_page.render(evaluations.evaluation(), rows()),
+    "passed": lambda: report_page.render(evaluations.evaluation(), rows(8)),
     "refused": lambda: report_page.render(evaluations.evaluation(gate=evaluations.verdict(False)), rows(60)),
     "refused without checks": lambda: report_page.render(
         evaluations.evaluation(gate=Verdict(False, ["no check applies"], "refused", []), slices=[]), []
@@ -54,6 +56,9 @@ REPORTS: dict[str, Callable[[], str]] = {
     "domain": domain_report,
     "long answers": lambda: report_page.render(
         evaluations.evaluation(), [with_text(row, "a long answer with many words in it " * 400) for row in rows()]
+    ),
+    "comparison": lambda: comparison_page.render(
+        Comparison("domain", "tiny", "b" * 64, "d" * 64, "lora", Sampling(), [PAIR] * 8, 3.2)
     ),
     "data card": lambda: data_card_page.render(data_card("large_domain")),
 }
