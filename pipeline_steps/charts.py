@@ -101,7 +101,7 @@ def _legend(colour: str, name: str) -> Html:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Three to six round numbers from below `low` to above `high`."""
-    span = (high - low) or abs(high) or 1.0
+    span = max(high - low, 1e-6 * max(abs(low), abs(high), 1.0))
     step = 10 ** math.floor(math.log10(span / 2))
     step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 4)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

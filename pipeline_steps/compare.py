@@ -8,16 +8,18 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from pipeline_steps import comparison_page, token_files
+from pipeline_steps import comparison_page
 from pipeline_steps.contract import comparison, files, json_files, prompts
 from pipeline_steps.contract.comparison import Comparison, Pair, Sampling, Text
 from pipeline_steps.contract.dataset import Example
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.progress import report
 from pipeline_steps.contract.prompt_template import PromptTemplate
+from pipeline_steps.evaluate import prompt_ids
 from pipeline_steps.generation import Generator
-from pipeline_steps.models import base_model_digest, load_model, load_tokenizer
+from pipeline_steps.models import base_model_digest, load_model, load_tokenizer, replace_weights
 from pipeline_steps.text_encoder import TextEncoder
 
 
@@ -55,9 +57,14 @@ def run(prompts_folder: Path, base: Path, model: Path, output: Path, sampling: S
         )
     texts = prompts.rendered(read_prompts(prompts_folder), training["tuning_mode"], read_template(model))
 
-    # 2. Both models, one after the other: two of them rarely fit on one device.
-    before = answers("base", base, base, texts, sampling)
-    after = answers("tuned", model, base, texts, sampling)
+    # 2. Both models, one after the other in the same memory.
+    tokenizer = load_tokenizer(base)
+    asked = prompt_ids([Example(text, "", ends=False) for text in texts], TextEncoder.of(tokenizer))
+    generator = Generator(load_model(base).eval())
+    before = answers("base", generator, asked, tokenizer, sampling)
+    if not replace_weights(generator.model, model):
+        raise StepError(f"{model} holds a model of another architecture than its base; import its own base again")
+    after = answers("tuned", generator, asked, tokenizer, sampling)
 
     # 3. Outputs; comparison.json last.
     compared = Comparison(
@@ -94,22 +101,19 @@ def read_template(model: Path) -> PromptTemplate | None:
     return PromptTemplate(content["prompt"], content["completion"])
 
 
-def answers(name: str, folder: Path, tokenizer_folder: Path, texts: Sequence[str], sampling: Sampling) -> list[Text]:
-    """The answer of the model in `folder` to each text; the same seed gives the same answers."""
-    tokenizer = load_tokenizer(tokenizer_folder)
-    asked = [Example(text, "", ends=False) for text in texts]
-    prompt_ids = [row.ids.tolist() for row in token_files.encode(asked, TextEncoder.of(tokenizer))]
-    model = load_model(folder)
-    model.eval()
-    found = Generator(model).generate(
-        prompt_ids,
+def answers(
+    name: str, generator: Generator, asked: Sequence[list[int]], tokenizer: Any, sampling: Sampling
+) -> list[Text]:
+    """The model's answer to each prompt (its token ids); the same seed gives the same answers."""
+    found = generator.generate(
+        asked,
         sampling.max_new_tokens,
         tokenizer.eos_token_id,
         temperature=sampling.temperature,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
         seed=sampling.seed,
-        on_progress=lambda done, left: report(f"{name} answers", done, len(texts), seconds_left=left),
+        on_progress=lambda done, left: report(f"{name} answers", done, len(asked), seconds_left=left),
     )
     return [
         Text(tokenizer.decode(answer.ids, skip_special_tokens=True), len(answer.ids), answer.ended) for answer in found

@@ -51,7 +51,7 @@ STYLE = """
 def render(evaluation: Evaluation, answers: Sequence[AnswerRow]) -> str:
     """The page for an evaluation and its answered rows or prompts."""
     passed = evaluation.gate.passed
-    scoring = scoring_of(evaluation, answers)
+    scoring = scoring_of(answers)
     side_by_side = Section("answers", "Answers side by side", all_answers(evaluation, answers, scoring))
     few = len(answers) <= FEW_ANSWERS
     sections = [
@@ -327,11 +327,10 @@ def _range(interval: tuple[float, float] | None, name: str, sign: bool = False) 
 # ---------------------------------------------------------------- rows: regressions, slices, all answers
 
 
-def scoring_of(evaluation: Evaluation, answers: Sequence[AnswerRow]) -> Scoring:
-    """By what answers are compared: ROUGE-L where rows have it, else the first score that they have."""
-    scored = [name for row in answers[:1] for name in row.answers["tuned"].scores]
-    name = ROUGE_L if ROUGE_L in scored else next(iter(scored), None)
-    return Scoring(name, _label(name) if name else "")
+def scoring_of(answers: Sequence[AnswerRow]) -> Scoring:
+    """By what answers are compared: ROUGE-L where they have a reference, else nothing."""
+    scored = any(ROUGE_L in answer.scores for row in answers for answer in row.answers.values())
+    return Scoring(ROUGE_L, _label(ROUGE_L)) if scored else Scoring(None, "")
 
 
 def regressions(answers: Sequence[AnswerRow], scoring: Scoring) -> Html:

@@ -35,7 +35,7 @@ def with_text(row: AnswerRow, text: str) -> AnswerRow:
 
 def domain_report() -> str:
     def answer(text: str) -> Answer:
-        return Answer(text, False, 24, None, {})
+        return Answer(text, False, 24, None, {"repetition": 0.1})
 
     prompts = [
         AnswerRow(f"{place:016x}", prompt, None, None, {"base": answer("a ship"), "tuned": answer("net sales rose")})

@@ -412,7 +412,7 @@ def test_a_metric_that_is_no_number_is_told_and_never_drawn() -> None:
 
 def test_a_domain_report_shows_the_prompts_before_and_after() -> None:
     def answer(text: str) -> Answer:
-        return Answer(text, False, 20, None, {})
+        return Answer(text, False, 20, None, {"repetition": 0.5})
 
     rows = [
         AnswerRow(str(number), prompt, None, None, {"base": answer("a ship"), "tuned": answer("net sales rose")})
