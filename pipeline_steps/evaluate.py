@@ -2,7 +2,7 @@
 
 in    test/ (a dataset's test split), base/ (the imported base model), model/ (FineTune's output),
       champion/ (the newest approved model of the group, if there is one)
-out   evaluation/    report.html, answers.jsonl, evaluation.json (verdict, metrics, ancestors), written last
+out   evaluation/    report.html, model_card.json, answers.jsonl, evaluation.json (verdict, metrics, ancestors), written last
 
 What is scored is the merged model: the very files that an endpoint loads. One model is in memory; the weights of the
 next are copied into its place.
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_steps import general_text, report_page, safety, text_metrics, token_files
+from pipeline_steps import general_text, model_card, report_page, safety, text_metrics, token_files
 from pipeline_steps.contract import dataset, evaluation, files, gate, json_files, metrics, seen_rows
 from pipeline_steps.contract.dataset import Example, SplitInfo
 from pipeline_steps.contract.errors import StepError
@@ -148,7 +148,7 @@ def run(job: EvaluateJob) -> Verdict:
     asked = Asked.of(info, rows, job.max_answered_rows, job.safety)
 
     # 3. Every model, one after the other.
-    scores = score_all(contenders, asked, job.max_new_tokens, clock)
+    scores = score_all(contenders, asked, job, clock)
 
     # 4. Figures and verdict.
     found = measure(scores, asked, job.seed)
@@ -198,6 +198,11 @@ def run(job: EvaluateJob) -> Verdict:
     if result.data_card:  # the report links to it
         shutil.copy(job.test / files.DATA_CARD_PAGE, job.output / files.DATA_CARD_PAGE)
     (job.output / files.REPORT_FILE).write_text(report_page.render(result, answers), encoding="utf-8")
+    card = {
+        "schema_version": files.MODEL_CARD_SCHEMA_VERSION,
+        "content": model_card.content(result, sagemaker_job.input_uris()),
+    }
+    json_files.write(job.output / files.MODEL_CARD_FILE, card)
     evaluation.write(job.output, result, answers)
     return verdict
 
@@ -280,7 +285,7 @@ def unusable_champion(package: str | None, error: Exception) -> StepError:
 # ---------------------------------------------------------------- 3. every model
 
 
-def score_all(contenders: dict[str, Path], asked: Asked, max_new_tokens: int, clock: Clock) -> dict[str, Scores]:
+def score_all(contenders: dict[str, Path], asked: Asked, job: EvaluateJob, clock: Clock) -> dict[str, Scores]:
     """The scores of each model, by name."""
     from pipeline_steps.generation import Generator
 
@@ -293,10 +298,10 @@ def score_all(contenders: dict[str, Path], asked: Asked, max_new_tokens: int, cl
                 generator = None  # let go of the last model before the next is loaded
                 generator = Generator(load_model(folder).eval())
             clock.lap("load")
-            scores[name] = score(name, generator, load_tokenizer(folder), asked, max_new_tokens, clock)
+            scores[name] = score(name, generator, load_tokenizer(folder), asked, job.max_new_tokens, clock)
         except (OSError, ValueError, KeyError, RuntimeError, StepError) as error:
             if name == "champion":
-                raise unusable_champion(str(folder), error) from error
+                raise unusable_champion(job.champion_package, error) from error
             raise
         clock.later = (time.monotonic() - began) * max(0, len(contenders) - number - 1)
     return scores
@@ -502,10 +507,10 @@ def judge(
         return {metrics.JUDGE: "there are no references to judge by"}
     from pipeline_steps.judge import Judge, JudgeFailed
 
-    judging = Judge(job.judge_model_id)
     prompts = [example.whole_prompt for example in asked.prompts]
     references = [example.completion for example in asked.prompts]
     try:
+        judging = Judge(job.judge_model_id)
         for name, one in scores.items():
             one.judged = judging.scores(prompts, references, one.texts, clock.progress(f"judge {name}", len(prompts)))
     except JudgeFailed as error:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 CPU_SLOTS = 16
 GPU_SLOTS = 128
 GPU_MEMORY_SHARE = 0.8  # of what is free, for the slots' keys and values
-REFILL_SHARE = 8  # slots / this many are free before prompts are read: reading a few together costs little more than one
+REFILL_SHARE = (
+    8  # slots / this many are free before prompts are read: reading a few together costs little more than one
+)
 PROMPT_TOKENS = {"cpu": 1024, "cuda": 16384}  # that are read together, padding included
 
 
@@ -97,7 +99,9 @@ class Generator:
                 else:
                     note(running, choose(self._step(running, slots)))
                 ended = [place for place, sequence in enumerate(running) if sequence.answer]
-                for place in reversed(ended):  # the last running sequence takes the free slot: the running ones stay in front
+                for place in reversed(
+                    ended
+                ):  # the last running sequence takes the free slot: the running ones stay in front
                     last = running.pop()
                     if place < len(running):
                         slots.move(len(running), place, len(last.prompt) + len(last.written))

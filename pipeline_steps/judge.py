@@ -35,9 +35,13 @@ class Judge:
         if client is None:
             import boto3
             from botocore.config import Config
+            from botocore.exceptions import BotoCoreError
 
             retries: Any = {"mode": "adaptive", "max_attempts": 8}
-            client = boto3.client("bedrock-runtime", config=Config(retries=retries, read_timeout=60))
+            try:
+                client = boto3.client("bedrock-runtime", config=Config(retries=retries, read_timeout=60))
+            except BotoCoreError as error:
+                raise JudgeFailed(f"the judge {model_id} cannot be asked: {error}") from error
         self.client = client
 
     def scores(

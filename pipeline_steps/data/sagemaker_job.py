@@ -30,6 +30,13 @@ def instances() -> Instances:
     return Instances(hosts.index(content["current_host"]), tuple(hosts))
 
 
+def input_uris() -> dict[str, str]:
+    """Where this job's inputs lie in S3, by their names; outside of a container, none."""
+    path = CONFIG / "processingjobconfig.json"
+    inputs = json.loads(path.read_text(encoding="utf-8"))["ProcessingInputs"] if path.is_file() else []
+    return {one["InputName"]: one["S3Input"]["S3Uri"] for one in inputs}
+
+
 def name() -> str:
     """The job's name; outside of a container, one that says so."""
     path = CONFIG / "processingjobconfig.json"
