@@ -34,6 +34,7 @@ class Answer:
 class _Sequence:
     place: int  # in the caller's order
     prompt: Sequence[int]
+    most: int  # tokens that it may write
     written: list[int] = field(default_factory=list)
     answer: Answer | None = None  # when it is complete
 
@@ -46,11 +47,12 @@ class Generator:
         self.device = model.device
         self.steps: dict[tuple[int, int], Any] = {}  # CUDA graphs by (slots, length)
         self.slots: _Slots | None = None
+        self.asked = 0  # slots that were wanted; memory may have given fewer
 
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
+        max_new_tokens: int | Sequence[int],
         end: int,
         *,
         temperature: float = 0.0,
@@ -62,14 +64,16 @@ class Generator:
         """The answer to each prompt (token ids), in the order of `prompts`; greedy where `temperature` is 0.
 
         `top_k` (0: all) and `top_p` (1: all) leave only the likeliest tokens to be drawn, as in transformers.
-        `end` is the end-of-sequence token. `on_progress` hears how many answers are done and the seconds left.
+        `max_new_tokens` is for all answers, or one for each. `end` is the end-of-sequence token. `on_progress` hears how
+        many answers are done and the seconds left.
         """
         import torch
 
         answers: list[Any] = [None] * len(prompts)
         # Longest first: the slots that are still at work at the end are those with the least to attend to.
         order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
-        waiting = [_Sequence(place, prompts[place]) for place in reversed(order)]
+        limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
+        waiting = [_Sequence(place, prompts[place], limits[place]) for place in reversed(order)]
         running: list[_Sequence] = []
         started, done = time.monotonic(), 0
         random = torch.Generator(self.device).manual_seed(seed)
@@ -84,12 +88,12 @@ class Generator:
             for sequence, token in zip(sequences, tokens, strict=True):
                 if token != end:
                     sequence.written.append(token)
-                if token == end or len(sequence.written) == max_new_tokens:
+                if token == end or len(sequence.written) == sequence.most:
                     answers[sequence.place] = sequence.answer = Answer(sequence.written, ended=token == end)
 
         with torch.inference_mode():
             longest = max((len(prompt) for prompt in prompts), default=0)
-            slots = self._slots(len(prompts), longest + max_new_tokens)
+            slots = self._slots(len(prompts), longest + max(limits, default=0))
             while waiting or running:
                 free = slots.number - len(running)
                 if waiting and (free >= max(1, slots.number // REFILL_SHARE) or not running):
@@ -99,9 +103,8 @@ class Generator:
                 else:
                     note(running, choose(self._step(running, slots)))
                 ended = [place for place, sequence in enumerate(running) if sequence.answer]
-                for place in reversed(
-                    ended
-                ):  # the last running sequence takes the free slot: the running ones stay in front
+                for place in reversed(ended):
+                    # The last running sequence takes the free slot, so that the running ones stay in front.
                     last = running.pop()
                     if place < len(running):
                         slots.move(len(running), place, len(last.prompt) + len(last.written))
@@ -118,8 +121,8 @@ class Generator:
 
         length = -(-length // _granule(self.device)) * _granule(self.device)
         number = min(sequences, GPU_SLOTS if self.device.type == "cuda" else CPU_SLOTS)
-        if self.slots is None or self.slots.number < number or self.slots.length < length:
-            self.slots, self.steps = None, {}
+        if self.slots is None or self.asked < number or self.slots.length < length:
+            self.slots, self.steps, self.asked = None, {}, number
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
                 free, _ = torch.cuda.mem_get_info(self.device)
