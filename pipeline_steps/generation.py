@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 CPU_SLOTS = 16
 GPU_SLOTS = 128
-GPU_MEMORY_SHARE = 0.8  # of what is free, for the slots' keys and values
+GPU_MEMORY_SHARE = 0.5  # of what is free, for the slots' keys and values; reading prompts and losses take the rest
 REFILL_SHARE = (
     8  # slots / this many are free before prompts are read: reading a few together costs little more than one
 )
