@@ -23,7 +23,7 @@ demo: setup  ## the whole product on this machine: deploy, train, evaluate, regi
 local: setup  ## start AWS on this machine with our stacks deployed, and stay
 	@$(BIN)/python -m cli local
 
-test: setup  ## every test
+test: setup  ## every test (those of the reports look at them in Chromium: apt install chromium)
 	$(BIN)/pytest
 	.venv-steps/bin/python -m pytest tests/pipeline_steps
 

@@ -28,7 +28,7 @@ input, select, button { font: inherit; color: var(--text); background: var(--pag
 .answer pre.long { max-height: 24rem; overflow: auto; border: 1px solid var(--line); border-radius: .3rem; padding: .4rem .6rem }
 .answer .sides { gap: .4rem 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(13.5rem, 100%), 1fr)) }
 .label .how { font-weight: 400; letter-spacing: 0; text-transform: none } .label.champion { color: var(--champion) }
-.label.tuned, .label.champion, .label.base { margin-top: .1rem }
+.sides .label { margin-top: .1rem }
 .more { margin: .2rem 0 1rem }
 @media print { .tools, .more { display: none } .answers > li[hidden] { display: list-item }
   .answer pre.long { max-height: none } .answers > li { content-visibility: visible } }

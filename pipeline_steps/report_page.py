@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pipeline_steps import answers_section, charts, page_style
 from pipeline_steps.answers_section import Scoring, Shared, kind_of
 from pipeline_steps.charts import Curve
+from pipeline_steps.contract import gate
 from pipeline_steps.contract.evaluation import (
     MODELS,
     AnswerRow,
@@ -28,12 +29,11 @@ HEADLINES = 4  # metrics that stand beside the verdict
 REGRESSIONS = 5
 SLICES_SHOWN = 20
 FEW_ANSWERS = 10  # that can stand in the middle of the page; more of them come last
-GREATER, LESS = "above", "below"
 
 STYLE = """
 .headlines { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fit, minmax(min(13rem, 100%), 1fr));
-  margin: 1rem 0 0; padding: 0; list-style: none }
-.headlines li { background: var(--card); border-radius: .4rem; padding: .6rem .9rem }
+  margin: .8rem 0; padding: 0; list-style: none }
+.headlines li { background: var(--page); border-radius: .4rem; padding: .6rem .9rem }
 .headlines .figure { font-size: 1.35rem; font-variant-numeric: tabular-nums; line-height: 1.3 }
 .better { color: var(--good) } .worse { color: var(--bad) } .same, .neither { color: var(--soft) }
 .contents { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: 1rem 0 0; padding: 0; list-style: none }
@@ -65,7 +65,7 @@ def render(evaluation: Evaluation, answers: Sequence[AnswerRow]) -> str:
         *([] if few else [side_by_side]),
     ]
     shown = [section for section in sections if section.body]
-    body = joined([verdict(evaluation), headlines(evaluation), contents(shown), *map(_section, shown)])
+    body = joined([verdict(evaluation), contents(shown), *map(_section, shown)])
     return page_style.page(
         f"Evaluation: {'passed' if passed else 'refused'}",
         body,
@@ -96,22 +96,31 @@ def contents(sections: Sequence[Section]) -> Html:
 
 
 def verdict(evaluation: Evaluation) -> Html:
-    """The status, one sentence, and the reasons."""
-    gate = evaluation.gate
-    failed = [check for check in gate.checks if not check.passed and not check.skipped]
-    if gate.passed:
+    """The status, one sentence, and why: the reasons of a refusal come before the figures, those of a pass after them."""
+    decided = evaluation.gate
+    failed = [check for check in decided.checks if not check.passed and not check.skipped]
+    if decided.passed:
         headline = "The gate passed: the tuned model may be registered"
     elif failed:
-        applied = sum(not check.skipped for check in gate.checks)
+        applied = sum(not check.skipped for check in decided.checks)
         headline = f"The gate refused the tuned model: {len(failed)} of {count(applied, 'check')} failed"
     else:
         headline = "The gate refused the tuned model"
-    reasons = joined(Html(f"<li>{html(reason)}</li>") for reason in gate.reasons)
-    return Html(
-        f"<section class='verdict {'passed' if gate.passed else 'refused'}'>\n"
-        f"<p class='status'>{'Passed' if gate.passed else 'Refused'}</p>\n<h1>{headline}</h1>\n"
-        f"<ul class='reasons'>{reasons}</ul>\n<p class='soft'>{html(_what_was_compared(evaluation))}</p>\n</section>\n"
+    reasons = Html(
+        f"<ul class='reasons'>{joined(Html(f'<li>{html(_readable(one))}</li>') for one in decided.reasons)}</ul>\n"
     )
+    compared = Html(f"<p class='soft'>{html(_what_was_compared(evaluation))}</p>\n")
+    figures = headlines(evaluation)
+    told = [compared, figures, reasons] if decided.passed else [reasons, compared, figures]
+    return Html(
+        f"<section class='verdict {'passed' if decided.passed else 'refused'}'>\n"
+        f"<p class='status'>{'Passed' if decided.passed else 'Refused'}</p>\n<h1>{headline}</h1>\n{joined(told)}</section>\n"
+    )
+
+
+def _readable(reason: str) -> str:
+    """A reason is written for logs and metadata, in plain signs."""
+    return reason.replace(" -> ", " \N{RIGHTWARDS ARROW} ").replace(" .. ", " to ")
 
 
 def _what_was_compared(evaluation: Evaluation) -> str:
@@ -184,23 +193,25 @@ def _outcome(check: Check) -> Html:
 
 
 def _compared(check: Check) -> str:
-    return (
-        "the tuned model's own value"
-        if check.compared_with == "number"
-        else f"improvement over the {check.compared_with}"
-    )
+    if check.compared_with == "number":
+        return "by the tuned model" if check.metric == gate.OVERLAP else "the tuned model's own value"
+    return f"improvement over the {check.compared_with}"
 
 
 def _asked(check: Check) -> str:
+    if check.metric == gate.OVERLAP:
+        return "none"
     below = check.compared_with == "number" and check.direction == "lower"
-    end, side = ("high", LESS) if below else ("low", GREATER)
-    return f"{end} end {side} {_signs(f'{check.margin:g}')}, on {count(check.minimum_n)} rows"
+    end = "high end below" if below else "low end above"
+    return f"{end} {_signs(f'{check.margin:g}')}, on {count(check.minimum_n)} rows"
 
 
 def _measured(check: Check) -> str:
     sign = check.compared_with != "number"
     if check.skipped:
         return "-"
+    if check.metric == gate.OVERLAP:
+        return "not known" if check.value is None else count(round(check.value), "row")
     return f"{_number(check.value, check.metric, sign)} ({_range(check.interval, check.metric, sign)})"
 
 
@@ -299,6 +310,8 @@ def _value_with_interval(metric: Metric, model: str) -> Html:
 
 
 def _label(name: str) -> str:
+    if name == gate.OVERLAP:
+        return "test rows seen in training"
     return DEFINITIONS[name].label if name in DEFINITIONS else name
 
 

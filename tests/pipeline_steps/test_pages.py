@@ -16,7 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_steps import answers_section, charts, data_card_page, page_style, report_page
-from pipeline_steps.contract.evaluation import Answer, AnswerRow, Evaluation, Improvement, Metric, Point, Value, Verdict
+from pipeline_steps.contract.evaluation import (
+    Answer,
+    AnswerRow,
+    Check,
+    Evaluation,
+    Improvement,
+    Metric,
+    Point,
+    Value,
+    Verdict,
+)
+from pipeline_steps.contract.gate import OVERLAP
 from tests import evaluations
 from tests.pages import DATA_CARDS, data_card
 
@@ -408,6 +419,18 @@ def test_a_metric_that_is_no_number_is_told_and_never_drawn() -> None:
     assert "perplexity is not a finite number" in page.text and "not finite" in page.text
     assert "not a number against the base" in page.text
     assert "<svg class='interval'" not in text
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0.0, "0 rows"), (1.0, "1 row"), (None, "not known")])
+def test_the_check_of_test_rows_seen_in_training_is_told_in_rows(value: float | None, shown: str) -> None:
+    passed = value == 0
+    seen = Check("any", OVERLAP, "number", "lower", 1, 0, passed, False, "seen", None, value, None)
+    page = rendered(gate=Verdict(passed, ["seen"], "seen", [seen]))
+    checks = page.text[page.text.index("measured, 95 % interval") :]
+    outcome = "✓ holds" if passed else "✗ fails"
+    assert checks[: checks.index("Metrics")].startswith("measured, 95 % intervalrowstest rows seen in training") and (
+        f"{outcome}none{shown}" in checks
+    )
 
 
 def test_a_domain_report_shows_the_prompts_before_and_after() -> None:
