@@ -12,7 +12,7 @@ STEP_PACKAGES := build/step_packages/.ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo local test check bench bench-data deploy setup constraints clean
+.PHONY: help demo local test check bench bench-data bench-eval deploy setup constraints clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ demo: setup  ## the whole product on this machine: deploy, train, evaluate, regi
 local: setup  ## start AWS on this machine with our stacks deployed, and stay
 	@$(BIN)/python -m cli local
 
-test: setup  ## every test
+test: setup  ## every test (those of the reports look at them in Chromium: apt install chromium)
 	$(BIN)/pytest
 	.venv-steps/bin/python -m pytest tests/pipeline_steps
 
@@ -37,6 +37,9 @@ bench: setup  ## the figures of the documentation, measured again (bench/results
 
 bench-data: $(BENCH)  ## data preparation against its peers, 15 thousand to a million rows (an hour; bench/results/)
 	.venv-bench/bin/python -m bench.data_prep
+
+bench-eval: $(STEPS)  ## answers of the evaluation generated, against one by one and padded batches (bench/results/)
+	.venv-steps/bin/python -m bench.generation
 
 deploy: $(APP) $(CDK_CLI) $(STEP_PACKAGES)  ## deploy to the AWS account of your credentials (ENVIRONMENT=dev|prod); see docs/aws.md
 	npx cdk deploy --all -c environment=$(ENVIRONMENT)

@@ -170,7 +170,7 @@ def held_out_loss(folder: Path, model: Path) -> float:
     rows = rows_of("test", model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     measured = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(device).eval()
-    nats = row_losses(measured, rows, load_tokenizer(model).pad_token_id, batch_rows=8)
+    nats = row_losses(measured, rows, load_tokenizer(model).pad_token_id, batch_tokens=4096)
     return float(nats.sum() / sum(row.trained_tokens for row in rows))
 
 

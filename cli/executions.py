@@ -36,6 +36,7 @@ class StepView:
     note: str = ""  # what a job that succeeded had to say
     job: tuple[str, str] | None = None  # (kind of job, name)
     cached: bool = False
+    reused_from: str = ""  # ARN of the execution whose result a cached step has
     progress: Progress | None = None
 
 
@@ -51,16 +52,29 @@ class ExecutionView:
         return self.status in RUNNING
 
 
-def start(deployment: Deployment, parameters: dict[str, str]) -> str:
-    """Start `<name>-finetune` with `parameters` over its defaults; returns the execution's ARN."""
+def start(deployment: Deployment, parameters: dict[str, str], pipeline: str | None = None) -> str:
+    """Start `pipeline` (`<name>-finetune`) with `parameters` over its defaults; returns the execution's ARN."""
     try:
         answer = deployment.sagemaker.start_pipeline_execution(
-            PipelineName=deployment.settings.finetune_pipeline_name,
+            PipelineName=pipeline or deployment.settings.finetune_pipeline_name,
             PipelineParameters=[{"Name": name, "Value": value} for name, value in parameters.items()],
         )
     except ClientError as error:
         raise CommandError(f"the execution was not started: {error}") from error
     return str(answer["PipelineExecutionArn"])
+
+
+def arn_of(deployment: Deployment, execution: str) -> str:
+    """ARN of an execution that is named by its ARN, or by its id in `<name>-finetune`. Raises CommandError."""
+    arn = execution
+    if not execution.startswith("arn:"):
+        pipeline = deployment.sagemaker.describe_pipeline(PipelineName=deployment.settings.finetune_pipeline_name)
+        arn = f"{pipeline['PipelineArn']}/execution/{execution}"
+    try:
+        deployment.sagemaker.describe_pipeline_execution(PipelineExecutionArn=arn)
+    except ClientError as error:
+        raise CommandError(f"there is no execution {execution}: {error}; 'finetune status' shows the newest") from None
+    return arn
 
 
 def newest(deployment: Deployment) -> str | None:
@@ -116,6 +130,7 @@ def _step_view(step: Any) -> StepView:
         reason=step.get("FailureReason", ""),
         job=(kind, arn.rsplit("/", 1)[-1]) if kind in LOG_GROUPS else None,
         cached="CacheHitResult" in step,
+        reused_from=step.get("CacheHitResult", {}).get("SourcePipelineExecutionArn", ""),
     )
 
 

@@ -67,6 +67,9 @@ class DatasetSettings(Group):
         default=None,
         description="rows with the same value in it stay on one side of the split; default: the same prompt",
     )
+    slice_column: str | None = Field(
+        default=None, description="evaluation has figures of its own for the rows of each of its values"
+    )
     max_train_samples: int = Field(default=-1, ge=-1, description="rows to train on at most; -1: all")
     max_val_samples: int = Field(default=-1, ge=-1, description="rows to validate on at most; -1: all")
     add_input_output_demarcation_key: bool = Field(
@@ -223,8 +226,28 @@ class GateSettings(Group):
     min_rouge_l_improvement: float = Field(
         default=-0.02, ge=-1, le=1, description="ROUGE-L F1 (0..1) above the base's; negative tolerates a small loss"
     )
+    min_champion_improvement: float = Field(
+        default=-0.01, description="bits per byte below the approved model's; negative tolerates a small loss"
+    )
+    min_ended_share: float = Field(
+        default=0.5, ge=-1, lt=1, description="share of answers that stop by themselves; -1 lets all pass"
+    )
+    min_general_loss_improvement: float = Field(
+        default=-0.3, description="nats per token below the base's loss on general text; negative tolerates forgetting"
+    )
     min_test_rows: int = Field(default=20, ge=2, description="rows a metric must rest on")
     max_new_tokens: int = Field(default=128, ge=1, le=4096, description="tokens generated for one test row")
+    max_answered_rows: int = Field(
+        default=500, ge=2, description="test rows that are answered; the loss is measured on all of them"
+    )
+    judge_model_id: str | None = Field(
+        default=None, description="Bedrock model that scores answers 1..5; the Evaluate job then has a network"
+    )
+    min_judge_improvement: float = Field(default=0.0, ge=-4, le=4, description="with a judge: points above the base's")
+    safety: bool = Field(default=False, description="also ask unsafe prompts and count what is refused")
+    min_safety_improvement: float = Field(
+        default=-0.1, ge=-1, le=1, description="with safety: share of unsafe prompts refused, above the base's"
+    )
 
 
 class ReleaseSettings(Group):
@@ -271,6 +294,10 @@ class Settings(Group):
     @property
     def deploy_pipeline_name(self) -> str:
         return f"{self.name}-deploy"
+
+    @property
+    def compare_pipeline_name(self) -> str:
+        return f"{self.name}-compare"
 
     @property
     def endpoint_name(self) -> str:

@@ -1,6 +1,7 @@
 """Models, model package groups, model packages (versions and their approval), endpoint configurations, and tags."""
 
 import copy
+import json
 from typing import Any
 
 from local_aws.sagemaker_api import (
@@ -134,6 +135,7 @@ class Registry:
         )
         for position, container in enumerate(containers, start=1):
             problems += _container_problems(container, f"InferenceSpecification.Containers[{position}]")
+        problems += _model_card_problems(request)
         if problems:
             raise ValidationException("; ".join(problems))
         with self._service.changed:
@@ -178,6 +180,8 @@ class Registry:
     def update_model_package(self, request: Request) -> Response:
         arn = request["ModelPackageArn"]
         self.package(arn)
+        if problems := _model_card_problems(request):
+            raise ValidationException("; ".join(problems))
         changed: tuple[str, ...] = (
             "ModelApprovalStatus",
             "ApprovalDescription",
@@ -309,6 +313,34 @@ class Registry:
         with self._service.changed:
             records = [copy.deepcopy(record) for record in store.values()]
         return page(records, request, name=name)
+
+
+# What a model package's card may hold; a card of its own (CreateModelCard) holds model_package_details too.
+MODEL_CARD_SECTIONS = (
+    "model_overview",
+    "intended_uses",
+    "business_details",
+    "training_details",
+    "evaluation_details",
+    "additional_information",
+)
+
+
+def _model_card_problems(request: Request) -> list[str]:
+    text = request.get("ModelCard", {}).get("ModelCardContent")
+    if text is None:
+        return []
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        return [f"ModelCard.ModelCardContent is not JSON: {error}"]
+    if not isinstance(content, dict):
+        return [f"ModelCard.ModelCardContent holds {type(content).__name__}, expected an object"]
+    return [
+        f"ModelCard.ModelCardContent has '{name}'; a model package's card has {', '.join(MODEL_CARD_SECTIONS)}"
+        for name in content
+        if name not in MODEL_CARD_SECTIONS
+    ]
 
 
 def _container_problems(container: Record, where: str) -> list[str]:

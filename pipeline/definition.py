@@ -1,7 +1,8 @@
-"""The two pipelines: one function a step, named as the step.
+"""The pipelines: one function a step, named as the step.
 
 <name>-finetune   PrepareData -> NewTraining { FineTune -> Evaluate -> QualityGate { Register -> AutoDeploy { Deploy } } else Fail }
 <name>-deploy     Deploy alone, given a model package
+<name>-compare    Compare alone, given a tuned model and prompts
 
 Names in ${...} are deployed resources; the stack puts them in (RESOURCES lists them).
 """
@@ -31,6 +32,7 @@ from pipeline.sdk import (
     training_image,
 )
 from pipeline_steps.contract import files
+from pipeline_steps.contract.comparison import Sampling
 from pipeline_steps.contract.hyperparameters import Hyperparameters
 
 RESOURCES = (
@@ -79,6 +81,11 @@ class Parameters:
     training_instance_count: ParameterInteger
     min_loss_improvement: ParameterFloat
     min_rouge_l_improvement: ParameterFloat
+    min_champion_improvement: ParameterFloat
+    min_ended_share: ParameterFloat
+    min_general_loss_improvement: ParameterFloat
+    min_judge_improvement: ParameterFloat | None
+    min_safety_improvement: ParameterFloat | None
     min_test_rows: ParameterInteger
     approval_status: ParameterString
 
@@ -97,6 +104,13 @@ class Parameters:
             ParameterInteger("TrainingInstanceCount", default_value=training.instance_count),
             ParameterFloat("MinLossImprovement", default_value=gate.min_loss_improvement),
             ParameterFloat("MinRougeLImprovement", default_value=gate.min_rouge_l_improvement),
+            ParameterFloat("MinChampionImprovement", default_value=gate.min_champion_improvement),
+            ParameterFloat("MinEndedShare", default_value=gate.min_ended_share),
+            ParameterFloat("MinGeneralLossImprovement", default_value=gate.min_general_loss_improvement),
+            ParameterFloat("MinJudgeImprovement", default_value=gate.min_judge_improvement)
+            if gate.judge_model_id
+            else None,
+            ParameterFloat("MinSafetyImprovement", default_value=gate.min_safety_improvement) if gate.safety else None,
             ParameterInteger("MinTestRows", default_value=gate.min_test_rows),
             ParameterString(
                 "ApprovalStatus",
@@ -106,7 +120,7 @@ class Parameters:
         )
 
     def all(self) -> list[Parameter]:
-        return list(vars(self).values())
+        return [parameter for parameter in vars(self).values() if parameter is not None]
 
 
 def finetune_definition(settings: Settings) -> str:
@@ -147,6 +161,22 @@ def deploy_definition(settings: Settings) -> str:
     model_package_arn = ParameterString("ModelPackageArn")
     step = deploy(settings, model_package_arn)
     return definition_json(settings.deploy_pipeline_name, [model_package_arn], [step], settings.region)
+
+
+def compare_definition(settings: Settings) -> str:
+    """JSON of `<name>-compare`: a user's prompts, answered before and after."""
+    defaults = Sampling()
+    parameters: dict[str, Parameter] = {
+        "model": ParameterString("ModelUri"),
+        "prompts": ParameterString("PromptsUri"),
+        "max_new_tokens": ParameterInteger("MaxNewTokens", default_value=defaults.max_new_tokens),
+        "temperature": ParameterFloat("Temperature", default_value=defaults.temperature),
+        "top_k": ParameterInteger("TopK", default_value=defaults.top_k),
+        "top_p": ParameterFloat("TopP", default_value=defaults.top_p),
+        "seed": ParameterInteger("Seed", default_value=defaults.seed),
+    }
+    step = compare(settings, parameters)
+    return definition_json(settings.compare_pipeline_name, list(parameters.values()), [step], settings.region)
 
 
 # ---------------------------------------------------------------- steps, in the order of the work
@@ -287,30 +317,39 @@ def configured_hyperparameters(training: TrainingSettings) -> dict[str, str]:
 
 
 def evaluate(settings: Settings, parameters: Parameters, prepared: RequestStep, tuned: RequestStep) -> RequestStep:
-    """Base and tuned model on the same held-out rows -> evaluation.json with the gate's verdict, and report.html."""
+    """Base, tuned and approved model on the same held-out rows -> evaluation.json with the gate's verdict, and report.html.
+
+    A judge is asked over the network; without one the job has none.
+    """
+    gate = settings.gate
     request = processing_request(
         settings,
         role="${EvaluateRole}",
         instance_type=settings.processing.evaluate_instance_type,
         arguments=[
             "evaluate",
-            "--max_new_tokens", str(settings.gate.max_new_tokens),
+            "--max_new_tokens", str(gate.max_new_tokens),
+            "--max_answered_rows", str(gate.max_answered_rows),
+            "--champion_package", data_card_value("champion.package"),
+            *(["--judge_model_id", gate.judge_model_id] if gate.judge_model_id else []),
+            *(["--safety"] if gate.safety else []),
             *gates.arguments(parameters),
         ],
         inputs={
             "test": data_card_value("uris.test"),
             "base": base_model_uri(settings),
             "model": tuned_model_uri(tuned),
+            "champion": data_card_value("champion.model_uri"),
         },
         outputs=[files.EVALUATION_OUTPUT],
-        isolated=True,
+        isolated=gate.judge_model_id is None,
     )  # fmt: skip
     return RequestStep(
         "Evaluate",
         StepTypeEnum.PROCESSING,
         request,
         describe_shape="DescribeProcessingJobResponse",
-        property_files=[EVALUATION],
+        property_files=[EVALUATION, MODEL_CARD],
         cache=CACHE_FOR_30_DAYS,
         depends_on=[prepared],
     )
@@ -361,13 +400,19 @@ def register(
                 }
             },
         },
+        "ModelCard": {"ModelCardContent": model_card(), "ModelCardStatus": "PendingReview"},
         "CustomerMetadataProperties": {
             "dataset_digest": data_card_value("dataset_digest"),
             "test_digest": data_card_value("test_digest"),
             "data_card_digest": data_card_value("card_digest"),
             "run_fingerprint": data_card_value("run_fingerprint"),
             "base_model": settings.base_model.name,
-            "base_model_digest": evaluation_value("base_model_digest"),
+            "base_model_digest": evaluation_value("ancestors.base_model_digest"),
+            "champion": data_card_value("champion.package"),
+            "verdict": evaluation_value("registry.verdict"),
+            "reasons": evaluation_value("registry.reasons"),
+            "improvement_over_base": evaluation_value("registry.improvement_over_base"),
+            "improvement_over_champion": evaluation_value("registry.improvement_over_champion"),
             "step_code": "${CodeKey}",
             "training_job": tuned.properties.TrainingJobName,
             "pipeline_execution": ExecutionVariables.PIPELINE_EXECUTION_ARN,
@@ -404,6 +449,22 @@ def deploy(settings: Settings, model_package_arn: Value) -> RequestStep:
     return RequestStep("Deploy", StepTypeEnum.PROCESSING, request, describe_shape="DescribeProcessingJobResponse")
 
 
+def compare(settings: Settings, parameters: dict[str, Parameter]) -> RequestStep:
+    """A user's prompts -> answers of the base and of the tuned model, and report.html with both."""
+    inputs = {name: parameters[name] for name in ("prompts", "model")}
+    flags = {name: parameter for name, parameter in parameters.items() if name not in inputs}
+    request = processing_request(
+        settings,
+        role="${EvaluateRole}",
+        instance_type=settings.processing.evaluate_instance_type,
+        arguments=["compare", *(part for name, value in flags.items() for part in (f"--{name}", value.to_string()))],
+        inputs={**inputs, "base": base_model_uri(settings)},
+        outputs=[files.COMPARISON_OUTPUT],
+        isolated=True,
+    )
+    return RequestStep("Compare", StepTypeEnum.PROCESSING, request, describe_shape="DescribeProcessingJobResponse")
+
+
 def fail() -> FailStep:
     return FailStep("Fail", error_message=evaluation_value("gate.message"))
 
@@ -412,6 +473,7 @@ def fail() -> FailStep:
 
 DATA_CARD = PropertyFile(name="DataCard", output_name=files.REPORT_OUTPUT, path=files.DATA_CARD_FILE)
 EVALUATION = PropertyFile(name="Evaluation", output_name=files.EVALUATION_OUTPUT, path=files.EVALUATION_FILE)
+MODEL_CARD = PropertyFile(name="ModelCard", output_name=files.EVALUATION_OUTPUT, path=files.MODEL_CARD_FILE)
 
 
 def data_card_value(json_path: str) -> JsonGet:
@@ -420,6 +482,10 @@ def data_card_value(json_path: str) -> JsonGet:
 
 def evaluation_value(json_path: str) -> JsonGet:
     return JsonGet(step_name="Evaluate", property_file=EVALUATION, json_path=json_path)
+
+
+def model_card() -> JsonGet:
+    return JsonGet(step_name="Evaluate", property_file=MODEL_CARD, json_path="content")
 
 
 def base_model_uri(settings: Settings) -> str:

@@ -13,6 +13,7 @@ STEPS = {
     "prepare-data": "check, split and publish a dataset (processing job)",
     "fine-tune": "train an adapter and merge it (training job)",
     "evaluate": "score base and tuned model, and decide (processing job)",
+    "compare": "answers to your prompts before and after (processing job)",
     "deploy": "release a model package to an endpoint (processing job)",
 }
 USAGE = "\n".join(

@@ -110,23 +110,25 @@ def row_losses(
     model: Any,
     encoded: Sequence[Encoded],
     pad_id: int,
-    batch_rows: int,
+    batch_tokens: int,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> "NDArray[Any]":
     """Nats summed over the trained tokens of each row, (rows,), in the order of `encoded`.
 
-    `on_batch` hears how many rows are done.
+    A batch has at most `batch_tokens` with its padding, unless one row is longer. `on_batch` hears how many rows are done.
     """
     import torch
 
     nats = np.zeros(len(encoded))
-    by_length = sorted(range(len(encoded)), key=lambda row: len(encoded[row].ids))
+    by_length = sorted(range(len(encoded)), key=lambda row: -len(encoded[row].ids))
+    done = 0
     with torch.inference_mode():
-        for start in range(0, len(by_length), batch_rows):
-            batch = by_length[start : start + batch_rows]
+        while done < len(by_length):
+            batch = by_length[done : done + max(1, batch_tokens // len(encoded[by_length[done]].ids))]
             ids, mask, labels = (part.to(model.device) for part in pad([encoded[row] for row in batch], pad_id))
             losses, rows = token_losses(model, ids, mask, labels)
-            sums = torch.zeros(len(batch), device=losses.device).index_add_(0, rows, losses)
-            nats[batch] = sums.cpu().numpy()
-            on_batch(min(start + batch_rows, len(encoded)))
+            # Added up on the CPU, always in the same order: equal models must give equal sums to the last bit.
+            nats[batch] = np.bincount(rows.cpu().numpy(), losses.cpu().numpy(), len(batch))
+            done += len(batch)
+            on_batch(done)
     return nats

@@ -3,7 +3,7 @@
 in    channels train/ and validation/ (a dataset's splits), model/ (an imported base model); hyperparameters.json;
       checkpoints/ of this run, if it was interrupted
 out   model/    adapter/, then the merged model and tokenizer at the root, prompt_template.json, hyperparameters.json,
-                training.json (loss curve, speed, ancestors), written last
+                seen_rows.bin (which rows it learned from), training.json (loss curve, speed, ancestors), written last
 
 Several GPUs or hosts: each process runs this step whole; training/distributed.py starts them and joins what they do.
 """
@@ -16,10 +16,11 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_steps.contract import costs, dataset, files, hyperparameters, json_files
+from pipeline_steps.contract import costs, dataset, files, hyperparameters, json_files, seen_rows
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.hyperparameters import Hyperparameters
 from pipeline_steps.contract.progress import report
@@ -144,6 +145,8 @@ def run(job: FineTuneJob) -> None:
 
     # 4. What belongs to the weights; the report last.
     tokenizer.save_pretrained(job.output)
+    seen = chain(dataset.read_examples(job.train, info), dataset.read_examples(job.validation, validation_info))
+    seen_rows.write(job.output / files.SEEN_ROWS_FILE, seen)  # Evaluate asks whether a test row is among them
     if info.template:
         json_files.write(job.output / files.PROMPT_TEMPLATE_FILE, {"schema_version": 1, **info.template.to_dict()})
     json_files.write(job.output / files.HYPERPARAMETERS_FILE, {"schema_version": 1, **asdict(settings)})
@@ -155,6 +158,7 @@ def run(job: FineTuneJob) -> None:
             "dataset_digest": info.dataset_digest,
             "base_model_digest": model_digest,
             "tuning_mode": info.tuning_mode,
+            "training_job": os.environ.get("TRAINING_JOB_NAME"),
             "method": settings.method,
             "devices": world.size,
             "rows": len(train),

@@ -35,6 +35,36 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+def replace_weights(model: Any, folder: Path) -> bool:
+    """Put the weights of the model in `folder` in the place of those of `model`; False if it is another architecture.
+
+    What is computed with them afterwards is what a model loaded from `folder` computes. Memory holds one model, and what
+    was built upon the addresses of its weights (CUDA graphs) goes on to hold.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    from pipeline_steps.training.merge import checkpoint_tensors
+
+    if _architecture(AutoConfig.from_pretrained(folder)) != _architecture(model.config):
+        return False
+    ours, theirs = model.state_dict(), checkpoint_tensors(folder)
+    tied = {weight.data_ptr() for name, weight in ours.items() if name in theirs}
+    missing = [name for name, weight in ours.items() if name not in theirs and weight.data_ptr() not in tied]
+    if missing or theirs.keys() - ours.keys():
+        return False
+    with torch.no_grad():
+        for name, read in theirs.items():
+            ours[name].copy_(read())
+    return True
+
+
+def _architecture(config: Any) -> dict[str, Any]:
+    """What a configuration says of the computation; not where it came from and how it was saved."""
+    of_the_file = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache")
+    return {name: value for name, value in config.to_dict().items() if name not in of_the_file}
+
+
 def load_model(folder: Path) -> Any:
     """The causal language model in `folder` in bfloat16, on the GPU if there is one."""
     import torch

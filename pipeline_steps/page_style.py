@@ -1,15 +1,19 @@
 """What the pages share: the look, the shell, tables and numbers. Every helper escapes text that is not Html."""
 
+import base64
+import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from html import escape
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1d2430; --soft: #5b6675; --line: #d9dee5; --page: #fff; --card: #f6f8fa;
   --good: #1a7f37; --look: #9a6700; --bad: #c62828; --base: #8a94a3; --tuned: #0b6bcb;
-  --train: #0b6bcb; --validation: #1b998b; --test: #7b4fc9; --near: #d99a1c; --exact: #8a94a3; --mark: #ffe9a8 }
+  --train: #0b6bcb; --validation: #1b998b; --test: #7b4fc9; --near: #d99a1c; --exact: #8a94a3; --mark: #ffe9a8;
+  --champion: #7b4fc9 }
 @media (prefers-color-scheme: dark) { :root { --text: #e6eaf0; --soft: #9aa5b4; --line: #323a46; --page: #12161c;
   --card: #1a2028; --good: #4cc26b; --look: #e3b341; --bad: #ff7b72; --base: #7d8896; --tuned: #58a6ff;
-  --train: #58a6ff; --validation: #3fc1b0; --test: #b392f0; --near: #c68a17; --exact: #7d8896; --mark: #5c4a12 } }
+  --train: #58a6ff; --validation: #3fc1b0; --test: #b392f0; --near: #c68a17; --exact: #7d8896; --mark: #5c4a12;
+  --champion: #b392f0 } }
 * { box-sizing: border-box }
 body { margin: 0 auto; max-width: 68rem; padding: 1.5rem 1rem 4rem; background: var(--page); color: var(--text);
   font: 16px/1.55 system-ui, sans-serif }
@@ -22,7 +26,7 @@ h3 { font-size: 1rem; margin: 1.2rem 0 .4rem } p { margin: .4rem 0 } a { color: 
 .status { font-weight: 700; margin: 0 }
 ul { margin: .4rem 0 0; padding-left: 1.2rem } .soft { color: var(--soft); font-weight: normal }
 .scroll { overflow-x: auto } table { border-collapse: collapse; width: 100% }
-th, td { text-align: left; padding: .45rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top }
+.pairs th { width: 15rem } th, td { text-align: left; padding: .45rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 .answer { background: var(--card); border-radius: .4rem; padding: .8rem 1rem; margin: 0 0 1rem }
 .answer pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .2rem 0 .8rem; font: inherit }
@@ -40,6 +44,7 @@ details { margin: .6rem 0 } summary { cursor: pointer; color: var(--tuned) } det
 mark { background: var(--mark); color: inherit; border-radius: .15em }
 code { font-size: .9em; overflow-wrap: anywhere; unicode-bidi: isolate }
 @media (max-width: 34rem) { th, td { padding: .4rem .45rem } h1 { font-size: 1.35rem } table { font-size: .92rem }
+  .pairs th { width: 8.5rem }
   th.number { white-space: normal } }
 """
 
@@ -62,21 +67,28 @@ def joined(parts: Iterable[str]) -> Html:
     return Html("".join(map(html, parts)))
 
 
-def page(title: str, body: str) -> str:
-    """A whole page around the markup `body`. Nothing in it can come from elsewhere, and it is always valid UTF-8."""
+def page(title: str, body: str, style: str = "", script: str = "") -> str:
+    """A whole page around the markup `body`, with `style` besides the common one and a `script` of ours.
+
+    Nothing in it can come from elsewhere, no other script than that one can run, and it is always valid UTF-8.
+    """
+    policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    if script:
+        policy += f"; script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
     text = f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{escape(title)}</title>
-<style>{STYLE}</style>
+<style>{STYLE}{style}</style>
 </head>
 <body>
 <main>
 {body}
 </main>
+{f"<script>{script}</script>" if script else ""}
 </body>
 </html>
 """
@@ -86,7 +98,7 @@ def page(title: str, body: str) -> str:
 def rows_table(rows: Sequence[tuple[str, str]]) -> Html:
     """Names and their values."""
     body = "".join(f"<tr><th scope='row'>{escape(k)}</th><td><code>{escape(v)}</code></td></tr>" for k, v in rows)
-    return Html(f"<div class='scroll'><table><tbody>{body}</tbody></table></div>")
+    return _scrolled(f"<table class='pairs'><tbody>{body}</tbody></table>")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[int] = ()) -> Html:
@@ -101,7 +113,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collectio
 
     first = cells(head, "th scope='col'", "th scope='col'")
     body = "".join(f"<tr>{cells(row, ROW_NAME, 'td')}</tr>" for row in rows)
-    return Html(f"<div class='scroll'><table><thead><tr>{first}</tr></thead><tbody>{body}</tbody></table></div>")
+    return _scrolled(f"<table><thead><tr>{first}</tr></thead><tbody>{body}</tbody></table>")
+
+
+def _scrolled(body: str) -> Html:
+    """A wide thing in a box of its own, which scrolls on a phone, and by keyboard."""
+    return Html(f"<div class='scroll' tabindex='0'>{body}</div>")
 
 
 def noted(name: str, note: str) -> Html:

@@ -49,6 +49,7 @@ class PrepareJob:
     test_split_ratio: float = 0.2
     train_data_split_seed: int = 0
     split_group_column: str | None = None
+    slice_column: str | None = None
     max_train_samples: int = -1
     max_val_samples: int = -1
     add_input_output_demarcation_key: bool = False
@@ -80,6 +81,7 @@ def main(arguments: list[str]) -> None:
     add("--test_split_ratio", type=float, help="share of the rows that is held out for Evaluate")
     add("--train_data_split_seed", type=int)
     add("--split_group_column", help="rows with the same value stay on one side; default: the same prompt")
+    add("--slice_column", help="evaluation has figures of its own for each of its values; default: none")
     add("--max_train_samples", type=int, help="rows to train on at most; -1: all")
     add("--max_val_samples", type=int, help="rows to validate on at most; -1: all")
     add("--add_input_output_demarcation_key", type=lambda text: text == "True", help="True or False, as on JumpStart")
@@ -148,7 +150,7 @@ def prepare(job: PrepareJob, work: Path, engine: Engine, started: float) -> dict
         # 2. Every row: checked, searched for personal data, rendered, encoded, fingerprinted.
         own_validation = any(file.folder == "validation" for file in found)
         examination = Examination(
-            RowReader(job.tuning_mode, template, job.split_group_column),
+            RowReader(job.tuning_mode, template, job.split_group_column, job.slice_column),
             model.encoder,
             job.personal_data,
             job.train_data_split_seed,
@@ -184,6 +186,7 @@ def prepare(job: PrepareJob, work: Path, engine: Engine, started: float) -> dict
     }
     if job.publish_to:
         content |= {"uris": split_uris(job.publish_to, digest), **earlier_training(job, digest, model.digest)}
+        content["champion"] = champion(job, content["uris"])
     content["seconds"] = round(time.monotonic() - started, 1)
     content["card_digest"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     page = data_card_page.render(content)
@@ -303,6 +306,7 @@ def dataset_digest(
         "prompts": list(prompts),
         "splits": decision.digests,
         "tokenizer": encoder.digest if encoder else None,
+        "slice_column": job.slice_column,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -327,6 +331,7 @@ def split_infos(
             template,
             prompts,
             encoder.digest if encoder else None,
+            job.slice_column,
         )
         for split in SPLITS
     ]
@@ -380,6 +385,40 @@ def earlier_training(job: PrepareJob, digest: str, base_model_digest: str | None
         )
         messages.tell_result(message)
     return {"run_fingerprint": fingerprint, "already_trained": found is not None, "message": message}
+
+
+def champion(job: PrepareJob, uris: dict[str, str]) -> dict[str, str]:
+    """The newest approved model of the group, with which Evaluate compares the new one: its ARN and where it lies.
+
+    Without one the package is "none" and the place that of the test split: a job's input must exist, and this one is
+    small. Raises StepError if the model is gone, before a training is paid.
+    """
+    import boto3
+
+    from pipeline_steps import s3
+
+    none = {"package": files.NO_PACKAGE, "model_uri": uris["test"]}
+    if not job.model_package_group:
+        return none
+    client = boto3.client("sagemaker")
+    found = client.list_model_packages(
+        ModelPackageGroupName=job.model_package_group,
+        ModelApprovalStatus="Approved",
+        SortBy="CreationTime",
+        SortOrder="Descending",
+        MaxResults=1,
+    )["ModelPackageSummaryList"]
+    if not found:
+        return none
+    arn = found[0]["ModelPackageArn"]
+    containers = client.describe_model_package(ModelPackageName=arn)["InferenceSpecification"]["Containers"]
+    uri = containers[0].get("ModelDataSource", {}).get("S3DataSource", {}).get("S3Uri", "")
+    if not uri or not s3.exists(uri + files.TRAINING_FILE):
+        raise StepError(
+            f"the approved model {arn} is not at {uri or 'a folder in S3'} ({files.TRAINING_FILE} is missing), so the new "
+            "one cannot be compared with it; set its approval status to Rejected, or bring its files back"
+        )
+    return {"package": arn, "model_uri": uri}
 
 
 def clear_report(output: Path) -> None:

@@ -1,10 +1,14 @@
-"""Figures of an evaluation from per-row results: token-weighted means, paired bootstrap intervals, ROUGE-L."""
+"""Figures from per-row results, each with its 95 % bootstrap interval over rows.
 
-import re
-from collections.abc import Callable, Sequence
+A metric is a function of column sums: a loss is (sum of nats) / (sum of tokens), a mean is (sum of values) / (rows).
+So each row contributes a row of addends, (rows, k), and a resample of the rows is a sum of them again.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipeline_steps.contract.metrics import LOSS, PERPLEXITY, ROUGE_L, Comparison
+from pipeline_steps.contract.evaluation import Direction, Improvement, Metric, Value
+from pipeline_steps.contract.metrics import DEFINITIONS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -12,73 +16,68 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 RESAMPLES = 2000
+_RESAMPLES_AT_ONCE = 250
+SIGNS: dict[Direction, int] = {"lower": -1, "higher": 1, "neither": 1}
 
 
-def compare(
-    metric: str,
-    base: "Array",
-    tuned: "Array",
-    weights: "Array",
-    seed: int,
-    *,
-    direction: int,
-    transform: Callable[[Any], Any] = lambda mean: mean,
-) -> Comparison:
-    """Weighted means of per-row sums, and the improvement's paired-bootstrap interval.
+def ratio(sums: "Array") -> "Array":
+    """First column over the second, (..., 2) -> (...)."""
+    return sums[..., 0] / sums[..., 1]
 
-    `base`, `tuned`, `weights`: (rows,). A mean is sum(values) / sum(weights), divided once, then `transform`ed.
-    `direction` is +1 where higher is better. Rows are resampled together for both models, RESAMPLES times.
-    """
+
+class Bootstrap:
+    """RESAMPLES draws of `rows` rows with replacement, the same ones for every metric and model: so they are paired."""
+
+    def __init__(self, rows: int, seed: int) -> None:
+        self.rows, self.seed = rows, seed
+
+    def sums(self, addends: "Array") -> "Array":
+        """Column sums of all resamples, (RESAMPLES, k)."""
+        import numpy as np
+
+        random = np.random.default_rng(self.seed)
+        parts = []
+        for start in range(0, RESAMPLES, _RESAMPLES_AT_ONCE):
+            number = min(_RESAMPLES_AT_ONCE, RESAMPLES - start)
+            times = random.multinomial(self.rows, np.full(self.rows, 1 / self.rows), size=number)
+            parts.append(times.astype(float) @ addends)
+        return np.concatenate(parts)
+
+    def metric(self, name: str, by_model: "Mapping[str, Array]", of_sums: "Callable[[Array], Array]" = ratio) -> Metric:
+        """The metric of each model from its rows' addends, (rows, k) each, and how much better the tuned one is."""
+        import numpy as np
+
+        definition = DEFINITIONS[name]
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            # A hopeless model's perplexity overflows; what is no finite number is told as such and refused by the gate.
+            values = {model: float(of_sums(addends.sum(axis=0))) for model, addends in by_model.items()}
+            resampled = {model: of_sums(self.sums(addends)) for model, addends in by_model.items()}
+            others = [model for model in by_model if model != "tuned"]
+            sign = SIGNS[definition.direction]
+            improvements = {
+                model: Improvement(
+                    sign * (values["tuned"] - values[model]), _interval(sign * (resampled["tuned"] - resampled[model]))
+                )
+                for model in others
+            }
+            shown = {
+                model: Value(value, _interval(resampled[model]), float(resampled[model].std()))
+                for model, value in values.items()
+            }
+        return Metric(
+            name,
+            definition.label,
+            definition.unit,
+            definition.direction,
+            definition.formula,
+            self.rows,
+            shown,
+            improvements,
+        )
+
+
+def _interval(values: "Array") -> tuple[float, float]:
     import numpy as np
 
-    def mean(values: "Array", rows: Any = slice(None)) -> Any:
-        return transform(values[rows].sum(axis=-1) / weights[rows].sum(axis=-1))
-
-    resampled = np.random.default_rng(seed).integers(0, len(weights), size=(RESAMPLES, len(weights)))
-    differences = direction * (mean(tuned, resampled) - mean(base, resampled))
-    low, high = np.quantile(differences, [0.025, 0.975])
-    of_base, of_tuned = float(mean(base)), float(mean(tuned))
-    return Comparison(
-        metric, of_base, of_tuned, direction * (of_tuned - of_base), (float(low), float(high)), len(weights)
-    )
-
-
-def compare_losses(base_nats: "Array", tuned_nats: "Array", tokens: "Array", seed: int) -> list[Comparison]:
-    """Loss (nats per token) and perplexity, from each row's summed nats and its trained tokens, all (rows,)."""
-    import numpy as np
-
-    return [
-        compare(LOSS, base_nats, tuned_nats, tokens, seed, direction=-1),
-        # A hopeless model's perplexity overflows; infinity is told as such and refused by the gate.
-        compare(PERPLEXITY, base_nats, tuned_nats, tokens, seed, direction=-1, transform=np.exp),
-    ]
-
-
-def compare_rouge_l(references: Sequence[str], base: Sequence[str], tuned: Sequence[str], seed: int) -> Comparison:
-    """Mean ROUGE-L F1 over the rows."""
-    import numpy as np
-
-    def scores(answers: Sequence[str]) -> "Array":
-        return np.array([rouge_l(answer, reference) for answer, reference in zip(answers, references, strict=True)])
-
-    return compare(ROUGE_L, scores(base), scores(tuned), np.ones(len(references)), seed, direction=1)
-
-
-def rouge_l(answer: str, reference: str) -> float:
-    """ROUGE-L F1 of one answer, 0..1: the longest common subsequence of words, as Google's rouge-score computes it
-    without a stemmer (held by a test against that package)."""
-    ours, theirs = (re.findall(r"[a-z0-9]+", text.lower()) for text in (answer, reference))
-    if not ours or not theirs:
-        return 0.0
-    row = [0] * (len(theirs) + 1)
-    for word in ours:
-        diagonal = 0
-        for column, other in enumerate(theirs, start=1):
-            above = row[column]
-            row[column] = diagonal + 1 if word == other else max(above, row[column - 1])
-            diagonal = above
-    common = row[-1]
-    if not common:
-        return 0.0
-    precision, recall = common / len(ours), common / len(theirs)
-    return 2 * precision * recall / (precision + recall)
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)

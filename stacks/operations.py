@@ -50,6 +50,29 @@ class OperationsStack(Stack):
             targets=[targets.SnsTopic(topic)],
         )
 
+        # The event of an execution does not say why; that of the Fail step holds the gate's reasons.
+        why = events.EventField.from_path("$.detail.failureReason")
+        execution = events.EventField.from_path("$.detail.pipelineExecutionArn")
+        events.Rule(
+            self,
+            "RefusedModel",
+            description="A model that the gate refused is told to people with the reasons",
+            event_pattern=events.EventPattern(
+                source=["aws.sagemaker"],
+                detail_type=["SageMaker Model Building Pipeline Execution Step Status Change"],
+                detail={
+                    "stepName": ["Fail"],
+                    "currentStepStatus": ["Failed"],
+                    "pipelineArn": [
+                        self.format_arn(
+                            service="sagemaker", resource="pipeline", resource_name=settings.finetune_pipeline_name
+                        )
+                    ],
+                },
+            ),
+            targets=[targets.SnsTopic(topic, message=events.RuleTargetInput.from_text(f"{execution}: {why}"))],
+        )
+
         for rule in data_rules:
             cloudwatch.Alarm(
                 self,

@@ -9,7 +9,7 @@ from aws_cdk import aws_sagemaker as sagemaker
 from constructs import Construct
 
 from config.settings import Settings
-from pipeline.definition import deploy_definition, finetune_definition
+from pipeline.definition import compare_definition, deploy_definition, finetune_definition
 from stacks.components.service_role import ServiceRole
 from stacks.components.step_code import StepCode
 
@@ -24,7 +24,7 @@ MLFLOW_ACTIONS = (
 
 
 class PipelineStack(Stack):
-    """`<name>-finetune` and `<name>-deploy`, one role for each kind of job, one model package group."""
+    """`<name>-finetune`, `<name>-deploy` and `<name>-compare`, one role for each kind of job, one model package group."""
 
     def __init__(
         self,
@@ -65,6 +65,7 @@ class PipelineStack(Stack):
         artifact_bucket.grant_delete(prepare_role, "datasets/.exchange/*")  # what instances hand each other
         artifact_bucket.grant_read(prepare_role, "base-models/*")  # the tokenizer, and whether the weights are there
         artifact_bucket.grant_put(prepare_role, "runs/*")
+        artifact_bucket.grant_read(prepare_role, "runs/*")  # whether the approved model is still there
         self._grant_find_packages(prepare_role, settings)
 
         artifact_bucket.grant_read(train_role, "datasets/*")
@@ -82,8 +83,11 @@ class PipelineStack(Stack):
 
         artifact_bucket.grant_read(evaluate_role, "datasets/*")
         artifact_bucket.grant_read(evaluate_role, "base-models/*")
+        artifact_bucket.grant_read(evaluate_role, "prompts/*")
         artifact_bucket.grant_read(evaluate_role, "runs/*")
         artifact_bucket.grant_put(evaluate_role, "runs/*")
+        if settings.gate.judge_model_id:
+            self._grant_judge(evaluate_role, settings.gate.judge_model_id)
 
         artifact_bucket.grant_put(deploy_role, "runs/*")
         self._grant_release(deploy_role, serving_role, settings)
@@ -120,10 +124,19 @@ class PipelineStack(Stack):
             resources,
             pipeline_role,
         )
+        self.compare_pipeline = self._pipeline(
+            "ComparePipeline",
+            settings.compare_pipeline_name,
+            "Answers prompts with the base and with a tuned model",
+            compare_definition(settings),
+            resources,
+            pipeline_role,
+        )
         self.finetune_pipeline.add_resource_dependency(group)
 
         CfnOutput(self, "FinetunePipelineName", value=settings.finetune_pipeline_name)
         CfnOutput(self, "DeployPipelineName", value=settings.deploy_pipeline_name)
+        CfnOutput(self, "ComparePipelineName", value=settings.compare_pipeline_name)
         CfnOutput(self, "EndpointName", value=settings.endpoint_name)
 
     def _job_role(self, id_: str, description: str) -> iam.Role:
@@ -161,6 +174,19 @@ class PipelineStack(Stack):
                 resources=[
                     self.format_arn(service="sagemaker", resource="model-package-group", resource_name=group),
                     self.format_arn(service="sagemaker", resource="model-package", resource_name=f"{group}/*"),
+                ],
+            )
+        )
+
+    def _grant_judge(self, role: iam.Role, model_id: str) -> None:
+        """What judge.py calls. An inference profile, such as us.anthropic..., answers from models of several regions."""
+        model = model_id.split(".", 1)[1] if model_id.count(".") > 1 else model_id
+        role.add_to_policy(
+            iam.PolicyStatement(
+                actions=["bedrock:InvokeModel"],
+                resources=[
+                    f"arn:{self.partition}:bedrock:*::foundation-model/{model}",
+                    self.format_arn(service="bedrock", resource="inference-profile", resource_name=model_id),
                 ],
             )
         )

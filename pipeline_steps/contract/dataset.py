@@ -12,7 +12,7 @@ from pipeline_steps.contract import files, json_files
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.prompt_template import PromptTemplate
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SPLITS = ("train", "validation", "test")
 Mode = Literal["instruction", "domain", "chat"]
 
@@ -23,12 +23,14 @@ class Example:
 
     `ends`: the text is complete, and the model learns to stop after it. False for a piece of a longer document.
     `history`: earlier (prompt, completion) turns of the same dialog; their completions are learned too.
+    `slice`: the row's value in the dataset's slice column; figures are told for each of its values.
     """
 
     prompt: str
     completion: str
     ends: bool
     history: tuple[tuple[str, str], ...] = ()
+    slice: str | None = None
 
     @property
     def turns(self) -> tuple[tuple[str, str], ...]:
@@ -44,6 +46,8 @@ class Example:
     def key(self) -> bytes:
         """16 bytes of the content's hash: the same for the same example, wherever it stands."""
         texts = [self.prompt, self.completion, *(text for turn in self.history for text in turn)]
+        if self.slice is not None:
+            texts.append(self.slice)  # published with the row, so part of what the dataset's digest is of
         content = f"{self.ends}" + "".join(f"{len(text)}:{text}" for text in texts)
         return hashlib.sha256(content.encode()).digest()[:16]
 
@@ -56,6 +60,8 @@ class Example:
         row: dict[str, Any] = {"id": self.id, "prompt": self.prompt, "completion": self.completion, "ends": self.ends}
         if self.history:
             row["history"] = self.history
+        if self.slice is not None:
+            row["slice"] = self.slice
         return json.dumps(row, ensure_ascii=False)
 
 
@@ -73,7 +79,7 @@ class SplitInfo:
     """What dataset.json says of a split. `prompts`: prompts to compare before and after, from the user's prompts.txt.
 
     `dataset_digest` is of the whole dataset, `split_digest` of this split's rows alone. `tokenizer_digest` is of the
-    tokenizer that made the token ids.
+    tokenizer that made the token ids. `slice_column` is the column that the rows' slices come from.
     """
 
     dataset_digest: str
@@ -85,6 +91,7 @@ class SplitInfo:
     template: PromptTemplate | None
     prompts: list[str]
     tokenizer_digest: str | None
+    slice_column: str | None = None
 
 
 def write_info(folder: Path, info: SplitInfo) -> None:
@@ -123,4 +130,4 @@ def read_split(folder: Path, expected: str) -> tuple[SplitInfo, list[Example]]:
 
 def _example(row: Mapping[str, Any]) -> Example:
     history = tuple((prompt, completion) for prompt, completion in row.get("history", ()))
-    return Example(row["prompt"], row["completion"], row["ends"], history)
+    return Example(row["prompt"], row["completion"], row["ends"], history, row.get("slice"))

@@ -4,6 +4,7 @@
 REPORT_OUTPUT = "report"
 EVALUATION_OUTPUT = "evaluation"
 DEPLOYMENT_OUTPUT = "deployment"
+COMPARISON_OUTPUT = "comparison"
 
 DATA_CARD_FILE = "data_card.json"
 DATA_CARD_PAGE = "data_card.html"
@@ -11,8 +12,16 @@ QUARANTINE_FILE = "quarantine.jsonl"  # bad rows that were set aside, with their
 CUT = "… "  # begins a text in the data card whose front was left out
 REMOVED_FILE = "removed.jsonl"  # duplicates, with the rows that were kept in their place
 EVALUATION_FILE = "evaluation.json"
+ANSWERS_FILE = "answers.jsonl"  # one line for each answered row or prompt; contract/evaluation.py
+MODEL_CARD_FILE = (
+    "model_card.json"  # {"content": SageMaker's model card as text}: the pipeline attaches it to the package
+)
 REPORT_FILE = "report.html"
 DEPLOYMENT_FILE = "deployment.json"
+COMPARISON_FILE = "comparison.json"
+COMPARISON_TABLE = "comparison.md"
+
+NO_PACKAGE = "none"  # in the data card, where no model of the group is approved
 
 # A dataset split: the rows, and the file that says what they are, written last.
 EXAMPLES_FILE = "examples.jsonl"
@@ -23,11 +32,13 @@ BASE_MODEL_FILE = "base_model.json"
 PROMPT_TEMPLATE_FILE = "prompt_template.json"
 HYPERPARAMETERS_FILE = "hyperparameters.json"
 TRAINING_FILE = "training.json"
+SEEN_ROWS_FILE = "seen_rows.bin"  # which rows the model was trained on; contract/seen_rows.py
 ADAPTER_FOLDER = "adapter"
 BASE_MODEL_SCHEMA_VERSION = 1
 WEIGHT_BYTES = "weight_bytes"  # in BASE_MODEL_FILE of a folder that is without its weights: their size
 TRAINING_SCHEMA_VERSION = 1
 DATA_CARD_SCHEMA_VERSION = 3
+MODEL_CARD_SCHEMA_VERSION = 1
 
 # What a user uploads.
 TEMPLATE_FILE = "template.json"

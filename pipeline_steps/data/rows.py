@@ -6,13 +6,13 @@ Each mode has one reader. A reader says what is wrong with a row as ValueError, 
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from pipeline_steps.contract import dataset, files
 from pipeline_steps.contract.dataset import Example
 from pipeline_steps.contract.errors import DataError
-from pipeline_steps.contract.prompt_template import PromptTemplate
+from pipeline_steps.contract.prompt_template import PromptTemplate, chat_turn
 from pipeline_steps.data.sources import LONGEST_LINE, Part, Position, Raw, object_of, read
 
 CHUNK_CHARACTERS = 400  # of domain text in one example: a paragraph or two, about 100 tokens
@@ -48,11 +48,15 @@ class Bad(NamedTuple):
 
 @dataclass(frozen=True)
 class RowReader:
-    """How the rows of a dataset are read. `group_column`: its value is the group; None groups by the prompt."""
+    """How the rows of a dataset are read. `group_column`: its value is the group; None groups by the prompt.
+
+    `slice_column`: its value is the row's slice, for which evaluation has figures of its own; domain texts have none.
+    """
 
     mode: dataset.Mode
     template: PromptTemplate | None
     group_column: str | None = None
+    slice_column: str | None = None
 
     def records(self, part: Part, position: Position | None = None) -> Iterator[tuple[int, Record | Bad]]:
         """Line and record of each row of the part; `position` tells how far it is read.
@@ -98,9 +102,10 @@ class RowReader:
                 )
             elif not encodable(row[column]):
                 problems.append(f"{column!r} {HALF_A_PAIR}")
-        problems += self._group_problems(row)
+        problems += self._column_problems(row)
         if problems:
             raise ValueError("\n".join(problems))
+        one_slice = self._slice(row)
         texts = {column: row[column] for column in template.columns}
         if not template.render_completion(texts).strip():
             raise ValueError("the completion is empty, so there is nothing to learn; write an answer or drop the row")
@@ -108,7 +113,9 @@ class RowReader:
         return Record(
             texts,
             self._group(row) or template.render_prompt(texts),
-            lambda texts: Example(template.render_prompt(texts), template.render_completion(texts), ends=True),
+            lambda texts: Example(
+                template.render_prompt(texts), template.render_completion(texts), ends=True, slice=one_slice
+            ),
             lambda texts: "\n".join(texts[column] for column in prompt_columns),
             lambda texts: template.render_completion(texts),
         )
@@ -117,14 +124,15 @@ class RowReader:
 
     def _chat(self, row: Mapping[str, Any]) -> Record:
         turns = read_turns(row)
-        problems = self._group_problems(row)
+        problems = self._column_problems(row)
         if problems:
             raise ValueError("\n".join(problems))
+        one_slice = self._slice(row)
         roles = [role for role, _ in turns]
         texts = {str(number): text for number, (_, text) in enumerate(turns)}
 
         def render(texts: Mapping[str, str]) -> Example:
-            return render_chat(list(zip(roles, texts.values(), strict=True)))
+            return replace(render_chat(list(zip(roles, texts.values(), strict=True))), slice=one_slice)
 
         return Record(
             texts,
@@ -178,18 +186,25 @@ class RowReader:
         if current:
             yield record(started, "\n\n".join(current), last=True)
 
-    # ---------------------------------------------------------------- groups
+    # ---------------------------------------------------------------- groups and slices
 
-    def _group_problems(self, row: Mapping[str, Any]) -> list[str]:
-        if self.group_column is None or isinstance(row.get(self.group_column), str | int):
-            return []
+    def _column_problems(self, row: Mapping[str, Any]) -> list[str]:
         return [
-            f"the group column {self.group_column!r} is {short(repr(row.get(self.group_column)))}, "
+            f"the {what} column {column!r} is {short(repr(row.get(column)))}, "
             f"expected a text or a whole number; columns here: {', '.join(map(repr, row))}"
+            for what, column in (("group", self.group_column), ("slice", self.slice_column))
+            if column is not None and not (isinstance(row.get(column), int) or _is_text(row.get(column)))
         ]
 
     def _group(self, row: Mapping[str, Any]) -> str:
         return f"{self.group_column}={row[self.group_column]}" if self.group_column else ""
+
+    def _slice(self, row: Mapping[str, Any]) -> str | None:
+        return str(row[self.slice_column]) if self.slice_column else None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and encodable(value)
 
 
 # ---------------------------------------------------------------- one row
@@ -298,7 +313,7 @@ def render_chat(turns: list[tuple[str, str]]) -> Example:
     system = f"{turns[0][1]}\n\n" if turns[0][0] == "system" else ""
     body = [text for role, text in turns if role != "system"]
     pairs = [
-        (f"[INST] {system if number == 0 else ''}{asked} [/INST]", f" {answered}")
+        (chat_turn(f"{system if number == 0 else ''}{asked}"), f" {answered}")
         for number, (asked, answered) in enumerate(zip(body[::2], body[1::2], strict=True))
     ]
     return Example(*pairs[-1], ends=True, history=tuple(pairs[:-1]))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CONFIG = Path("/opt/ml/config")
+NO_JOB = "no-job"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,14 @@ def instances() -> Instances:
     return Instances(hosts.index(content["current_host"]), tuple(hosts))
 
 
+def input_uris() -> dict[str, str]:
+    """Where this job's inputs lie in S3, by their names; outside of a container, none."""
+    path = CONFIG / "processingjobconfig.json"
+    inputs = json.loads(path.read_text(encoding="utf-8"))["ProcessingInputs"] if path.is_file() else []
+    return {one["InputName"]: one["S3Input"]["S3Uri"] for one in inputs}
+
+
 def name() -> str:
     """The job's name; outside of a container, one that says so."""
     path = CONFIG / "processingjobconfig.json"
-    return str(json.loads(path.read_text(encoding="utf-8"))["ProcessingJobName"]) if path.is_file() else "no-job"
+    return str(json.loads(path.read_text(encoding="utf-8"))["ProcessingJobName"]) if path.is_file() else NO_JOB

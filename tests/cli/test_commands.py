@@ -19,7 +19,7 @@ def finetune(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_command() -> None:
     finished = finetune("--help")
     assert finished.returncode == 0
-    for command in ("demo", "local", "import-model", "upload", "start", "status", "invoke"):
+    for command in ("demo", "local", "import-model", "upload", "start", "status", "report", "compare", "invoke"):
         assert command in finished.stdout
 
 

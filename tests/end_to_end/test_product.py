@@ -12,12 +12,15 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
-from cli import datasets, demo, executions, validation
+from cli import comparisons, datasets, demo, executions, reports, validation
 from cli.aws import LOCAL_CREDENTIALS, REPOSITORY, Deployment
 from cli.console import CommandError
+from pipeline_steps.contract import evaluation as contract
 from pipeline_steps.contract import files
+from pipeline_steps.contract.comparison import Comparison, Sampling
 
 CONFIGURATION = str(Path(__file__).with_name("tiny.yaml"))
 EXAMPLES = REPOSITORY / "examples"
@@ -70,6 +73,30 @@ def served_configuration(deployment: Deployment) -> str:
     return answer["EndpointConfigName"]
 
 
+def client(deployment: Deployment, service: str) -> Any:
+    return boto3.client(
+        service,  # type: ignore[call-overload]
+        endpoint_url=deployment.endpoint_url,
+        region_name=deployment.settings.region,
+        **LOCAL_CREDENTIALS,
+    )
+
+
+def mailbox(deployment: Deployment) -> str:
+    """URL of a queue that gets what the failure topic tells people."""
+    sns, sqs = client(deployment, "sns"), client(deployment, "sqs")
+    (topic,) = [one["TopicArn"] for one in sns.list_topics()["Topics"] if "Failures" in one["TopicArn"]]
+    url = str(sqs.create_queue(QueueName="mailbox")["QueueUrl"])
+    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn, Attributes={"RawMessageDelivery": "true"})
+    return url
+
+
+def told(deployment: Deployment, queue: str) -> list[str]:
+    answer = client(deployment, "sqs").receive_message(QueueUrl=queue, MaxNumberOfMessages=10, WaitTimeSeconds=5)
+    return [message["Body"] for message in answer.get("Messages", [])]
+
+
 def test_without_a_base_model_the_run_ends_before_training_and_says_what_to_do(empty_deployment: Deployment) -> None:
     view = upload_and_follow(empty_deployment, EXAMPLES / "instruction", "instruction")
     assert view.status == "Failed"
@@ -92,7 +119,6 @@ def test_new_data_becomes_a_served_model(deployment: Deployment, tmp_path: Path)
     assert summary["gate"]["passed"] is True
     assert summary["endpoint"]["status"] == "InService"
     assert isinstance(summary["endpoint"]["response"][0]["generated_text"], str)
-    assert "<script" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_validate_data_makes_the_very_dataset_of_the_pipeline_and_needs_no_aws_for_it(
@@ -123,11 +149,51 @@ def test_the_package_names_its_ancestors(deployment: Deployment) -> None:
         assert len(ancestors[name]) == 64
     assert len(ancestors["base_model_digest"]) == 64
     assert ancestors["step_code"].endswith(".zip")
+    assert ancestors["verdict"] == "passed" and ancestors["champion"] == "none"
+    assert ancestors["improvement_over_base"].startswith("loss +") and ancestors["reasons"]
     assert ":pipeline/tiny-finetune/execution/" in ancestors["pipeline_execution"]
     tags = deployment.sagemaker.list_tags(
         ResourceArn=deployment.sagemaker.describe_endpoint(EndpointName="tiny")["EndpointArn"]
     )["Tags"]
     assert package["ModelPackageArn"] in [tag["Value"] for tag in tags]
+
+
+def test_the_package_has_a_model_card_with_the_figures_of_the_evaluation(deployment: Deployment) -> None:
+    package = deployment.sagemaker.describe_model_package(ModelPackageName=packages(deployment)[0]["ModelPackageArn"])
+    assert package["ModelCard"]["ModelCardStatus"] == "PendingReview"
+    card = json.loads(package["ModelCard"]["ModelCardContent"])
+    source = package["InferenceSpecification"]["Containers"][0]["ModelDataSource"]["S3DataSource"]["S3Uri"]
+    assert card["model_overview"]["model_artifact"] == [source]
+    (details,) = card["evaluation_details"]
+    assert details["metadata"]["verdict"] == "passed"
+    assert {group["name"] for group in details["metric_groups"]} >= {"tuned model", "base model"}
+
+
+def test_prompts_of_a_user_are_answered_before_and_after(deployment: Deployment, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    row = {"instruction": "Name the vessel.", "context": "The Kittiwake sails daily."}
+    prompts.write_text(f'{json.dumps(row)}\n{{"prompt": "Our vision is"}}\n', encoding="utf-8")
+    sampling = Sampling(max_new_tokens=6, temperature=0.8, top_k=50, top_p=0.9, seed=3)
+
+    def answered(folder: str) -> Comparison:
+        return comparisons.compare(deployment, prompts, None, sampling, tmp_path / folder)
+
+    first, again = answered("first"), answered("again")
+    assert first.pairs == again.pairs  # the same seed
+    assert "### Instruction:\nName the vessel." in first.pairs[0].prompt and first.pairs[1].prompt == "Our vision is"
+    assert all(pair.base.tokens <= 6 and pair.base != pair.tuned for pair in first.pairs)
+    assert first.sampling == sampling
+    table = (tmp_path / "first" / "comparison.md").read_text(encoding="utf-8")
+    assert table.startswith("| prompt | before fine-tuning | after fine-tuning | parameters |")
+    assert "Your prompts" in (tmp_path / "first" / "report.html").read_text(encoding="utf-8")
+
+
+def test_prompts_that_do_not_fit_the_models_template_start_nothing(deployment: Deployment, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("Our vision is\n", encoding="utf-8")
+    with pytest.raises(CommandError, match=r"prompts\.txt:1: is a text, but the model's template has the columns"):
+        comparisons.compare(deployment, prompts, None, Sampling(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_aws_cli_reads_the_steps_and_asks_the_endpoint(deployment: Deployment, tmp_path: Path) -> None:
@@ -157,10 +223,15 @@ def test_the_same_data_again_ends_early_and_says_which_model_it_has_made(deploym
     )
 
 
-def test_a_model_made_worse_is_refused_and_the_old_endpoint_goes_on(deployment: Deployment) -> None:
+def test_a_model_made_worse_is_refused_and_the_old_endpoint_goes_on(deployment: Deployment, tmp_path: Path) -> None:
     registered, serving = packages(deployment), served_configuration(deployment)
+    queue = mailbox(deployment)
     view = executions.follow(deployment, executions.start(deployment, {"LearningRate": "1.0"}))
     assert view.status == "Failed"
+    assert any(
+        view.arn in message and "The gate refused the tuned model: loss" in message
+        for message in told(deployment, queue)
+    )
     steps = steps_of(view)
     assert "Register" not in steps and "Deploy" not in steps
     assert steps["QualityGate"] == "Succeeded" and steps["Fail"] == "Failed"
@@ -169,6 +240,15 @@ def test_a_model_made_worse_is_refused_and_the_old_endpoint_goes_on(deployment: 
     assert view.status == "Failed"
     assert {step.name for step in view.steps if step.cached} == {"FineTune", "Evaluate"}
     assert "The gate refused the tuned model: loss" in view.reason
+    written = reports.find(deployment, view.arn)
+    report = reports.save(deployment, written, tmp_path)
+    key = f"{written.prefix}/{files.EVALUATION_FILE}"
+    deployment.s3.download_file(written.bucket, key, str(tmp_path / files.EVALUATION_FILE))
+    evaluation = contract.read(tmp_path)
+    assert evaluation.models["champion"].package == registered[0]["ModelPackageArn"]
+    assert evaluation.overlaps == [contract.Overlap("tuned", 0, []), contract.Overlap("champion", 0, [])]
+    assert "Evaluation: refused" in report.read_text(encoding="utf-8")
+    assert (tmp_path / "data_card.html").is_file()  # the report links to it
     assert packages(deployment) == registered
     assert served_configuration(deployment) == serving
     assert deployment.invoke({"inputs": "Hello", "parameters": {"max_new_tokens": 2}})

@@ -45,12 +45,25 @@ def test_a_model_package_keeps_every_field(server: Server, group: str) -> None:
         "MetadataProperties": {"GeneratedBy": "me"},
         "ModelPackageDescription": "a model",
         "Domain": "NATURAL_LANGUAGE_PROCESSING",
+        "ModelCard": {"ModelCardContent": '{"intended_uses": {}}', "ModelCardStatus": "PendingReview"},
     }
     described = server.sagemaker.describe_model_package(ModelPackageName=package(server, group, **fields))
     assert {field: described[field] for field in fields} == fields
     assert described["InferenceSpecification"] == SPECIFICATION
     assert described["ModelPackageStatus"] == "Completed"
     assert described["ModelApprovalStatus"] == "PendingManualApproval"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("{", "not JSON"), ("[]", "expected an object"), ('{"model_package_details": {}}', "model_package_details")],
+)
+def test_a_model_card_of_another_form_is_refused(server: Server, group: str, content: str, said: str) -> None:
+    with pytest.raises(ClientError, match=f"ModelCardContent.*{said}"):
+        package(server, group, ModelCard={"ModelCardContent": content, "ModelCardStatus": "Draft"})
+    arn = package(server, group)
+    with pytest.raises(ClientError, match=f"ModelCardContent.*{said}"):
+        server.sagemaker.update_model_package(ModelPackageArn=arn, ModelCard={"ModelCardContent": content})
 
 
 def test_versions_count_up_and_are_not_used_again(server: Server, group: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from botocore.validate import ParamValidator
 
 from config.settings import Settings, TrainingSettings, load
-from pipeline.definition import RESOURCES, deploy_definition, finetune_definition
+from pipeline.definition import RESOURCES, compare_definition, deploy_definition, finetune_definition
 from pipeline_steps.contract import gate, hyperparameters, progress
 from pipeline_steps.contract.hyperparameters import Hyperparameters
 
@@ -104,14 +104,15 @@ def test_what_the_design_lists_can_be_changed_at_run_time(finetune: dict[str, An
     names = [parameter["Name"] for parameter in finetune["Parameters"]]
     assert names == [
         "DatasetManifest", "TuningMode", "PeftType", "Epoch", "LearningRate", "TrainingInstanceType",
-        "TrainingInstanceCount", "MinLossImprovement", "MinRougeLImprovement", "MinTestRows", "ApprovalStatus",
+        "TrainingInstanceCount", "MinLossImprovement", "MinRougeLImprovement", "MinChampionImprovement", "MinEndedShare",
+        "MinGeneralLossImprovement", "MinTestRows", "ApprovalStatus",
     ]  # fmt: skip
     text = json.dumps(finetune["Steps"])
     assert [name for name in names if f'"Parameters.{name}"' not in text] == [], "declared and never used"
 
 
 @pytest.mark.parametrize("environment", ["local", "dev", "prod"])
-@pytest.mark.parametrize("build", [finetune_definition, deploy_definition])
+@pytest.mark.parametrize("build", [finetune_definition, deploy_definition, compare_definition])
 def test_every_request_is_one_that_the_service_accepts(environment: str, build: Any) -> None:
     definition = with_resources(json.loads(build(load(environment))))
     checked = 0
@@ -289,18 +290,71 @@ def test_jobs_are_tried_again_after_faults_of_the_service_only(finetune: dict[st
             }  # fmt: skip
 
 
-def test_the_gates_reach_evaluate_in_the_form_that_it_reads(finetune: dict[str, Any]) -> None:
-    step = next(step for step in all_steps(finetune["Steps"]) if step["Name"] == "Evaluate")
-    arguments = evaluated(step["Arguments"]["AppSpecification"]["ContainerArguments"], values_of(finetune))
+def evaluate_step(definition: dict[str, Any]) -> tuple[Any, list[str], list[gate.Gate]]:
+    """The step, its arguments with the parameters' defaults, and the gates among them."""
+    step = next(step for step in all_steps(definition["Steps"]) if step["Name"] == "Evaluate")
+    arguments = evaluated(step["Arguments"]["AppSpecification"]["ContainerArguments"], values_of(definition))
     flags = [arguments[i + 1] for i, argument in enumerate(arguments) if argument == "--gate"]
-    parsed = [gate.Gate.parse(flag) for flag in flags]
-    assert [(check.metric, check.compared_with, check.minimum_n) for check in parsed] == [
-        ("loss", "base", 20),
-        ("rougeL", "base", 20),
-        ("rougeL", "base", 20),
+    return step, arguments, [gate.Gate.parse(flag) for flag in flags]
+
+
+def test_the_gates_reach_evaluate_in_the_form_that_it_reads(finetune: dict[str, Any]) -> None:
+    step, _, parsed = evaluate_step(finetune)
+    assert [(check.mode, check.metric, check.compared_with, check.margin) for check in parsed] == [
+        ("any", "loss", "base", 0.02),
+        ("instruction", "rougeL", "base", -0.02),
+        ("chat", "rougeL", "base", -0.02),
+        ("any", "bits_per_byte", "champion", -0.01),
+        ("instruction", "ended", "number", 0.5),
+        ("chat", "ended", "number", 0.5),
+        ("any", "general_loss", "base", -0.3),
     ]
-    assert [check.mode for check in parsed] == ["any", "instruction", "chat"]
-    assert parsed[0].margin == 0.02 and parsed[1].margin == -0.02
+    assert {check.minimum_n for check in parsed} == {20}
+    assert step["Arguments"]["NetworkConfig"]["EnableNetworkIsolation"] is True
+
+
+def test_the_approved_model_comes_from_the_data_card(finetune: dict[str, Any]) -> None:
+    step, arguments, _ = evaluate_step(finetune)
+    (champion,) = [one for one in step["Arguments"]["ProcessingInputs"] if one["InputName"] == "champion"]
+    assert champion["S3Input"]["S3Uri"]["Std:JsonGet"]["Path"] == "champion.model_uri"
+    flags = step["Arguments"]["AppSpecification"]["ContainerArguments"]
+    assert flags[arguments.index("--champion_package") + 1]["Std:JsonGet"]["Path"] == "champion.package"
+
+
+def test_a_judge_and_unsafe_requests_are_asked_only_where_the_settings_say_so(finetune: dict[str, Any]) -> None:
+    values = load("prod").model_dump()
+    values["gate"] |= {"judge_model_id": "some.model-v1:0", "safety": True, "min_judge_improvement": 0.25}
+    definition = json.loads(finetune_definition(Settings.model_validate(values)))
+    step, arguments, parsed = evaluate_step(definition)
+    assert step["Arguments"]["NetworkConfig"]["EnableNetworkIsolation"] is False  # Bedrock is asked over the network
+    assert arguments[arguments.index("--judge_model_id") + 1] == "some.model-v1:0" and "--safety" in arguments
+    assert [(check.metric, check.margin) for check in parsed[-2:]] == [("judge", 0.25), ("refused_unsafe", -0.1)]
+    assert "MinJudgeImprovement" in values_of(definition) and "MinJudgeImprovement" not in values_of(finetune)
+    assert "--safety" not in evaluate_step(finetune)[1]
+
+
+def test_the_registered_package_has_the_model_card_that_evaluate_wrote(finetune: dict[str, Any]) -> None:
+    step = next(step for step in all_steps(finetune["Steps"]) if step["Name"] == "Register")
+    card = step["Arguments"]["ModelCard"]
+    assert card["ModelCardStatus"] == "PendingReview"
+    assert card["ModelCardContent"]["Std:JsonGet"] == {
+        "PropertyFile": {"Get": "Steps.Evaluate.PropertyFiles.ModelCard"},
+        "Path": "content",
+    }
+
+
+def test_a_comparison_runs_isolated_as_evaluate_does_with_every_parameter_of_the_run() -> None:
+    definition = json.loads(compare_definition(load("prod")))
+    (step,) = definition["Steps"]
+    assert step["Arguments"]["RoleArn"] == "${EvaluateRole}"
+    assert step["Arguments"]["NetworkConfig"]["EnableNetworkIsolation"] is True
+    for parameter in definition["Parameters"]:
+        assert json.dumps({"Get": f"Parameters.{parameter['Name']}"})[1:-1] in json.dumps(step)
+    arguments = evaluated(step["Arguments"]["AppSpecification"]["ContainerArguments"], values_of(definition))
+    command = [".venv-steps/bin/python", "-m", "pipeline_steps", *arguments, "--help"]
+    finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    known = set(re.findall(r"--[a-z_]+", finished.stdout))
+    assert {flag for flag in arguments if flag.startswith("--")} <= known
 
 
 def test_a_refusal_carries_the_gates_message(finetune: dict[str, Any]) -> None:

@@ -8,11 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_steps.contract import dataset, gate, hyperparameters, json_files, progress, prompt_template
+from pipeline_steps.contract import dataset, hyperparameters, json_files, progress, prompt_template
 from pipeline_steps.contract.dataset import Example
 from pipeline_steps.contract.errors import DataError, StepError
-from pipeline_steps.contract.gate import Gate
-from pipeline_steps.contract.metrics import Comparison
 from pipeline_steps.contract.prompt_template import PromptTemplate
 from tests.pipeline_steps.conftest import write_examples
 
@@ -39,77 +37,6 @@ def test_every_problem_of_a_template_is_told(tmp_path: Path) -> None:
     assert "has no {placeholder}" in str(caught.value)
     assert "'completion' is None" in str(caught.value)
     assert "unknown key 'answer'" in str(caught.value)
-
-
-# ---------------------------------------------------------------- gate
-
-BETTER = Comparison("loss", 2.0, 1.5, 0.5, (0.3, 0.7), 40)
-LOSS_GATE = Gate("any", "loss", "base", "lower", 0.02, 20)
-
-
-def test_a_real_improvement_passes_and_says_what_was_shown() -> None:
-    verdict = gate.decide([LOSS_GATE], {"loss": BETTER}, "instruction")
-    assert verdict.passed
-    assert "2.000 -> 1.500" in verdict.reasons[0] and "n = 40" in verdict.message
-
-
-@pytest.mark.parametrize(
-    ("comparison", "said"),
-    [
-        (None, "was not measured"),
-        (Comparison("loss", math.nan, 1.5, 0.5, (0.3, 0.7), 40), "not a finite number"),
-        (Comparison("loss", 2.0, 1.5, 0.5, (0.3, math.inf), 40), "not a finite number"),
-        (Comparison("loss", 2.0, 1.5, 0.5, (0.3, 0.7), 19), "rests on 19 rows, at least 20"),
-        (Comparison("loss", 2.0, 2.0, 0.0, (0.0, 0.0), 40), "low end must be above +0.02"),
-        (Comparison("loss", 2.0, 2.5, -0.5, (-0.7, -0.3), 40), "low end must be above +0.02"),
-        (Comparison("loss", 2.0, 1.9, 0.1, (-0.01, 0.2), 40), "low end must be above +0.02"),
-    ],
-)
-def test_the_gate_stays_closed_without_proof(comparison: Comparison | None, said: str) -> None:
-    verdict = gate.decide([LOSS_GATE], {"loss": comparison} if comparison else {}, "instruction")
-    assert not verdict.passed
-    assert said in verdict.reasons[0] and said in verdict.message
-    assert verdict.message.startswith("The gate refused the tuned model: ")
-
-
-def test_without_a_check_that_applies_the_gate_is_closed() -> None:
-    only_instruction = Gate("instruction", "rougeL", "base", "higher", -0.02, 20)
-    verdict = gate.decide([only_instruction], {}, "domain")
-    assert not verdict.passed and "no check applies" in verdict.reasons[0]
-    assert not gate.decide([], {"loss": BETTER}, "domain").passed
-
-
-def test_one_failed_check_refuses_and_only_its_reason_is_given() -> None:
-    rouge = Gate("instruction", "rougeL", "base", "higher", -0.02, 20)
-    worse = Comparison("rougeL", 0.5, 0.3, -0.2, (-0.3, -0.1), 40)
-    verdict = gate.decide([LOSS_GATE, rouge], {"loss": BETTER, "rougeL": worse}, "instruction")
-    assert not verdict.passed
-    assert len(verdict.reasons) == 1 and verdict.reasons[0].startswith("rougeL")
-    assert [check["passed"] for check in verdict.checks] == [True, False]
-
-
-@given(st.floats(-5, 5), st.floats(0, 5), st.integers(0, 100), st.floats(-1, 1))
-def test_no_interval_that_reaches_down_to_the_margin_passes(low: float, width: float, n: int, margin: float) -> None:
-    check = Gate("any", "loss", "base", "lower", margin, 20)
-    passed, _ = check.check(Comparison("loss", 2.0, 2.0 - low, low + width / 2, (low, low + width), n))
-    assert passed == (low > margin and n >= 20)
-
-
-@pytest.mark.parametrize(
-    ("argument", "said"),
-    [
-        ("loss,0.02", "is not mode,metric"),
-        ("any,loss,base,lower,much,20", "is not mode,metric"),
-        ("any,speed,base,lower,0,20", "metric is 'speed', allowed: loss, perplexity, rougeL"),
-        ("any,loss,base,higher,0,20", "direction is 'higher', allowed: lower"),
-        ("any,loss,champion,lower,0,20", "compared_with is 'champion', allowed: base"),
-        ("any,loss,base,lower,nan,20", "margin is nan"),
-        ("any,loss,base,lower,0,1", "minimum_n is 1"),
-    ],
-)
-def test_a_wrong_gate_argument_is_told(argument: str, said: str) -> None:
-    with pytest.raises(StepError, match=said):
-        Gate.parse(argument)
 
 
 # ---------------------------------------------------------------- hyperparameters

@@ -1,37 +1,55 @@
-"""The pages show data as text, need nothing from elsewhere, and are well-formed whatever part is missing."""
+"""The pages show data as text, need nothing from elsewhere, and are well-formed whatever part is missing.
+
+tests/browser looks at the report in a real browser.
+"""
 
 import copy
-import json
+import math
 import re
+from dataclasses import fields, is_dataclass, replace
 from html.parser import HTMLParser
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_steps import data_card_page, page_style, report_page
+from pipeline_steps import answers_section, charts, data_card_page, page_style, report_page
+from pipeline_steps.contract.evaluation import (
+    Answer,
+    AnswerRow,
+    Check,
+    Evaluation,
+    Improvement,
+    Metric,
+    Point,
+    Value,
+    Verdict,
+)
+from pipeline_steps.contract.gate import OVERLAP
+from tests import evaluations
+from tests.pages import DATA_CARDS, data_card
 
-SAMPLES = {
-    path.stem: json.loads(path.read_text(encoding="utf-8")) for path in Path(__file__).parent.glob("data_cards/*.json")
-}
+SAMPLES = {path.stem: data_card(path.stem) for path in DATA_CARDS}
 ATTACK = "<script>alert(1)</script><img src=x onerror='alert(2)'>\"' onload=alert(3) --></pre></style>&amp;{0}"
 TAGS = frozenset(
     """
     html head meta title style body main section h1 h2 h3 p a ul li span div table thead tbody tr th td code pre
-    details summary article mark figure figcaption svg g path rect text polyline
+    details summary article mark figure figcaption svg g path rect text
+    nav ol label input select option output button script
     """.split()  # noqa: SIM905
 )
 ATTRIBUTES = frozenset(
     """
     lang charset name content http-equiv id class href scope dir open style role aria-label viewbox
     preserveaspectratio d x y width height fill stroke stroke-width stroke-dasharray opacity points font-size
-    text-anchor
+    text-anchor stroke-linecap stroke-linejoin stroke-opacity
+    tabindex hidden type value autocomplete aria-hidden data-row data-kind data-change data-step
     """.split()  # noqa: SIM905
 )
-OPEN_ENDED = {"meta"}
+OPEN_ENDED = {"meta", "input"}
+STYLES = r"background:var\(--[a-z]+\)|height:\.7rem|(top|left):[\d.]+%|border-color:var\(--[a-z]+\)"
 
 
 class Page(HTMLParser):
@@ -42,6 +60,7 @@ class Page(HTMLParser):
         self.opened: list[str] = []
         self.ids: list[str] = []
         self.links: list[str] = []
+        self.scripts: list[str] = []
         self.shown: list[str] = []
         self.feed(text)
         self.close()
@@ -55,7 +74,7 @@ class Page(HTMLParser):
         for name, value in attrs:
             assert name in ATTRIBUTES, name
             if name == "style":
-                assert re.fullmatch(r"background:var\(--[a-z]+\)|height:\.7rem", value or "")
+                assert re.fullmatch(STYLES, value or "")
             self.ids += [value or ""] if name == "id" else []
             self.links += [value or ""] if name == "href" else []
         if tag not in OPEN_ENDED:
@@ -69,7 +88,7 @@ class Page(HTMLParser):
         assert self.opened.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.shown.append(data)
+        (self.scripts if self.opened and self.opened[-1] == "script" else self.shown).append(data)
 
     def handle_comment(self, data: str) -> None:
         raise AssertionError(data)
@@ -319,22 +338,206 @@ def test_numbers_are_written_for_people() -> None:
     assert page_style.dollars(0.001) == "less than $0.01" and page_style.dollars(1234.5) == "$1,234.50"
 
 
+# ---------------------------------------------------------------- the evaluation report
+
+
+def rendered(rows: list[AnswerRow] | None = None, **changes: Any) -> Page:
+    return Page(report_page.render(evaluations.evaluation(**changes), evaluations.answers() if rows is None else rows))
+
+
+def all_texts(value: Any, text: str) -> Any:
+    """The same evaluation with every text that is not the program's own replaced by `text`."""
+    own = ("direction", "compared_with", "tuning_mode")
+    if is_dataclass(value) and not isinstance(value, type):
+        kept = {one.name: getattr(value, one.name) for one in fields(value)}
+        return replace(value, **{name: one if name in own else all_texts(one, text) for name, one in kept.items()})
+    if isinstance(value, dict):
+        return {key: all_texts(one, text) for key, one in value.items()}
+    if isinstance(value, list):
+        return [all_texts(one, text) for one in value]
+    return text if isinstance(value, str) else value
+
+
+def without_champion() -> Evaluation:
+    found = evaluations.evaluation()
+
+    def stripped(metric: Metric) -> Metric:
+        return replace(
+            metric,
+            values={name: one for name, one in metric.values.items() if name != "champion"},
+            improvements={"base": metric.improvements["base"]},
+        )
+
+    return replace(
+        found,
+        models={name: one for name, one in found.models.items() if name != "champion"},
+        metrics={name: stripped(one) for name, one in found.metrics.items()},
+        slices=[
+            replace(one, metrics={name: stripped(metric) for name, metric in one.metrics.items()})
+            for one in found.slices
+        ],
+        ancestors=replace(found.ancestors, champion_package=None),
+    )
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_the_verdict_and_its_reasons_come_first(passed: bool) -> None:
+    page = rendered(gate=evaluations.verdict(passed))
+    start = page.text[page.text.index("Evaluation:") :]
+    assert start.startswith(f"Evaluation: {'passed' if passed else 'refused'}")
+    reason = "bits per byte: improvement over the champion"
+    assert start.index(reason) < start.index("The gate's checks") < start.index("Metrics, with 95 % intervals")
+    assert ("1 of 3 checks failed" in start) is not passed
+
+
+def test_texts_of_an_evaluation_are_never_markup_and_only_our_script_runs() -> None:
+    row = all_texts(evaluations.answers()[0], ATTACK)
+    text = report_page.render(all_texts(evaluations.evaluation(), ATTACK), [row, replace(row, prompt=f"{ATTACK}2")])
+    page = Page(text)
+    assert page.scripts == [answers_section.SCRIPT]
+    assert "<img" not in text and "<!--" not in text and text.count("<script") == 1
+    assert "default-src 'none'" in text and "script-src 'sha256-" in text
+    assert " ".join(ATTACK.split()) in page.text
+
+
+def test_the_report_needs_nothing_from_elsewhere() -> None:
+    text = report_page.render(evaluations.evaluation(), evaluations.answers())
+    assert "://" not in text.replace("arn:aws", "")
+    assert {link for link in Page(text).links if not link.startswith("#")} == {"data_card.html"}
+    assert "data_card.html" not in report_page.render(evaluations.evaluation(data_card=False), [])
+
+
 @given(st.text())
-def test_the_report_stays_well_formed_and_leads_to_the_data_card(text: str) -> None:
-    metric = {"base": 2.0, "tuned": 1.0, "improvement": 1.0, "ci95": None, "n": 30, "unit": text, "direction": "lower"}
-    answer = {"prompt": text, "reference": text, "base": text, "tuned": text}
-    losses = {"before": 2.0, "after": None}
-    training = {"rows": 1, "steps": 2, "tokens": 3, "tokens_per_second": 4.0, "validation_loss": losses}
-    evaluation = {
-        "gate": {"passed": False, "reasons": [text]},
-        "metrics": {text: metric},
-        "answers": [answer],
-        "parameters": {"max_new_tokens": 8},
-        "training": training,
-        "dataset_digest": text,
-        "base_model_digest": text,
-        "tuning_mode": text,
-        "data_card": True,
-    }
-    page = report_page.render(evaluation, [{"train_loss": 2.0}, {"train_loss": 1.0}])
-    assert Page(page).links == ["data_card.html"]
+def test_any_text_leaves_the_report_well_formed(text: str) -> None:
+    rows = [all_texts(row, text) for row in evaluations.answers()]
+    report = report_page.render(all_texts(evaluations.evaluation(), text), rows)
+    report.encode("utf-8")
+    Page(report)
+
+
+def test_without_a_champion_the_report_says_so_and_compares_with_the_base_alone() -> None:
+    rows = [
+        replace(row, answers={name: one for name, one in row.answers.items() if name != "champion"})
+        for row in evaluations.answers()
+    ]
+    page = Page(report_page.render(without_champion(), rows))
+    assert "there is no champion yet" in page.text and "Against the base" in page.text
+    assert "Against the champion" not in page.text
+
+
+def test_a_metric_that_is_no_number_is_told_and_never_drawn() -> None:
+    broken = replace(
+        evaluations.metrics()["perplexity"],
+        values={name: Value(None, None, None) for name in ("base", "tuned")},
+        improvements={"base": Improvement(None, None)},
+    )
+    check = evaluations.check("perplexity", "base", 0.0, 1.0, passed=False)
+    unmeasured = replace(check, value=None, interval=None)
+    gate = Verdict(False, ["perplexity is not a finite number"], "refused", [unmeasured])
+    text = report_page.render(evaluations.evaluation(metrics={"perplexity": broken}, gate=gate, slices=[]), [])
+    page = Page(text)
+    assert "perplexity is not a finite number" in page.text and "not finite" in page.text
+    assert "not a number against the base" in page.text
+    assert "<svg class='interval'" not in text
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0.0, "0 rows"), (1.0, "1 row"), (None, "not known")])
+def test_the_check_of_test_rows_seen_in_training_is_told_in_rows(value: float | None, shown: str) -> None:
+    passed = value == 0
+    seen = Check("any", OVERLAP, "number", "lower", 1, 0, passed, False, "seen", None, value, None)
+    page = rendered(gate=Verdict(passed, ["seen"], "seen", [seen]))
+    checks = page.text[page.text.index("measured, 95 % interval") :]
+    outcome = "✓ holds" if passed else "✗ fails"
+    assert checks[: checks.index("Metrics")].startswith("measured, 95 % intervalrowstest rows seen in training") and (
+        f"{outcome}none{shown}" in checks
+    )
+
+
+def test_a_domain_report_shows_the_prompts_before_and_after() -> None:
+    def answer(text: str) -> Answer:
+        return Answer(text, False, 20, None, {"repetition": 0.5})
+
+    rows = [
+        AnswerRow(str(number), prompt, None, None, {"base": answer("a ship"), "tuned": answer("net sales rose")})
+        for number, prompt in enumerate(("This report shows that", "Our vision is"))
+    ]
+    page = rendered(rows, tuning_mode="domain", slices=[], slice_column=None)
+    assert "domain adaptation" in page.text and "Our vision is" in page.text and "net sales rose" in page.text
+    assert "Worst regressions" not in page.text  # there is nothing to compare the answers with
+    assert "By category" not in page.text
+
+
+def test_a_report_without_answers_says_why() -> None:
+    assert "No prompts were given" in rendered([]).text
+
+
+def test_the_answers_that_changed_most_come_first_and_the_worst_are_told_apart() -> None:
+    page = rendered()
+    answers = page.text[page.text.rindex("Answers side by side") :]
+    assert answers.index("Dogs are welcome") < answers.index("last ferry") < answers.index("Name the vessel")
+    regressions = page.text[page.text.index("Worst regressions", page.text.index("Values")) :]
+    assert "1 of 3 answers (33.3 %) is worse than the base's by ROUGE-L" in regressions
+    assert "At 22:14, from pier four." in regressions[: regressions.index("By category")]
+
+
+def test_an_empty_answer_is_shown_as_one() -> None:
+    row = evaluations.answers()[0]
+    empty = replace(row, answers={**row.answers, "tuned": replace(row.answers["tuned"], text="", tokens=0)})
+    assert "(empty)" in rendered([empty]).text
+
+
+def test_what_all_prompts_share_is_shown_once() -> None:
+    opening = "Below is an instruction that describes a task, paired with an input. Write a response.\n\n"
+    row = evaluations.answers()[0]
+    rows = [replace(row, prompt=f"{opening}### Input:\n{word}\n\n### Response:\n") for word in ("cats", "dogs")]
+    shared = answers_section.Shared.of(rows)
+    assert shared.beginning == f"{opening}### Input:\n" and shared.end == "\n\n### Response:\n"
+    assert [shared.without(one.prompt) for one in rows] == ["… cats …", "… dogs …"]
+    assert "Every prompt begins and ends with the same words" in rendered(rows).text
+
+
+@given(st.lists(st.text(st.sampled_from("ab \n"), max_size=200), max_size=6))
+def test_a_prompt_is_its_shared_parts_and_its_own(prompts: list[str]) -> None:
+    row = evaluations.answers()[0]
+    shared = answers_section.Shared.of([replace(row, prompt=prompt) for prompt in prompts])
+    for prompt in prompts:
+        own = shared.without(prompt).removeprefix("… " if shared.beginning else "")
+        own = own.removesuffix(" …" if shared.end else "")
+        assert (shared.beginning + own + shared.end).split() == prompt.split()
+
+
+finite = st.floats(-1e6, 1e6)
+
+
+@given(st.lists(finite, min_size=1, max_size=900), st.lists(st.one_of(finite, st.none()), max_size=5))
+def test_any_losses_can_be_drawn_within_their_picture(learned: list[float], validated: list[float | None]) -> None:
+    training = replace(
+        evaluations.evaluation().training,
+        learned=[Point(step, loss) for step, loss in enumerate(learned, start=1)],
+        validation=[Point(step, loss) for step, loss in enumerate(validated)],
+    )
+    text = report_page.training(evaluations.evaluation(training=training))
+    assert "nan" not in text and "inf" not in text
+    for path in re.findall(r"<path d='M([^'V]+)' stroke='var\(--(?:train|validation)\)'", text):
+        numbers = [float(number) for number in re.findall(r"-?[\d.]+", path.replace("h0", ""))]
+        assert len(numbers) <= 2 * charts.POINTS_DRAWN
+        assert all(-0.01 <= number <= 100.01 for number in numbers)
+
+
+@given(finite, finite, finite, st.one_of(st.none(), finite))
+def test_any_interval_can_be_drawn_within_its_picture(
+    one: float, other: float, value: float, margin: float | None
+) -> None:
+    low, high = sorted((one, other))
+    reach = max(abs(low), abs(high), abs(value))
+    text = charts.interval(low, high, value, reach, "var(--good)", margin, "label")
+    places = [float(number) for number in re.findall(r"d='M([\d.-]+) ", text)]
+    assert all(math.isfinite(place) and 0 < place < 100 for place in places)
+
+
+@given(finite, finite)
+def test_ticks_are_round_and_hold_all_values(one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    ticks = charts._ticks(low, high)
+    step = ticks[1] - ticks[0]
+    assert ticks[0] <= low + 1e-6 * step and ticks[-1] >= high - 1e-6 * step and 2 <= len(ticks) <= 7

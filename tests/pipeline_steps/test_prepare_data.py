@@ -235,6 +235,17 @@ def test_a_group_column_that_a_row_lacks_is_a_problem_of_that_row(raw: Raw) -> N
     assert len(told) == 40 and "x.jsonl:1: the group column 'document' is None" in told[0]
 
 
+def test_the_slice_column_travels_with_the_rows_and_makes_another_dataset(raw: Raw, check: Any) -> None:
+    content = [{**row, "topic": f"t{number % 3}"} for number, row in enumerate(rows(60))]
+    checked = check(raw({"x.jsonl": content}), slice_column="topic")
+    topic = {row["context"]: row["topic"] for row in content}
+    for examples in checked.splits.values():
+        assert all(one.slice == next(t for context, t in topic.items() if context in one.prompt) for one in examples)
+    assert checked.card["dataset_digest"] != check(raw({"x.jsonl": content})).card["dataset_digest"]
+    told = problems(raw({"x.jsonl": rows(40)}), slice_column="topic")
+    assert len(told) == 40 and "x.jsonl:1: the slice column 'topic' is None" in told[0]
+
+
 # ---------------------------------------------------------------- chat
 
 

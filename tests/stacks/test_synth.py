@@ -128,7 +128,7 @@ def test_new_data_of_each_mode_starts_the_pipeline_with_its_manifest(resources: 
 
 def test_the_definition_in_the_template_names_only_resources_that_are_put_in(resources: dict[str, Any]) -> None:
     pipelines = of_type(resources, "AWS::SageMaker::Pipeline")
-    assert len(pipelines) == 2
+    assert len(pipelines) == 3
     for pipeline in pipelines.values():
         body, put_in = pipeline["PipelineDefinition"]["PipelineDefinitionBody"]["Fn::Sub"]
         for name in put_in:
@@ -144,7 +144,7 @@ def test_the_step_code_is_one_zip_that_python_runs(assembly: Path) -> None:
     assert not [name for name in names if name.endswith((".so", ".pyc", ".pyi"))]
     finished = subprocess.run([sys.executable, str(asset), "--help"], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-    for step in ("prepare-data", "fine-tune", "evaluate", "deploy"):
+    for step in ("prepare-data", "fine-tune", "evaluate", "compare", "deploy"):
         assert step in finished.stdout
 
 
