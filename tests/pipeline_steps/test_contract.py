@@ -83,7 +83,8 @@ def test_weights_in_four_bits_cannot_all_be_trained() -> None:
 def test_every_hyperparameter_has_limits_that_its_default_keeps() -> None:
     defaults = vars(hyperparameters.Hyperparameters())
     switches = {name for name, value in defaults.items() if isinstance(value, bool)}
-    assert defaults.keys() == hyperparameters.RANGES.keys() | hyperparameters.OPTIONS.keys() | switches
+    texts = set(hyperparameters.FREE_TEXTS)
+    assert defaults.keys() == hyperparameters.RANGES.keys() | hyperparameters.OPTIONS.keys() | switches | texts
     assert vars(hyperparameters.parse({name: str(value) for name, value in defaults.items()})) == defaults
 
 
