@@ -22,6 +22,7 @@ STEPS_ENVIRONMENT = REPOSITORY / ".venv-steps"
 ACCOUNT = "123456789012"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/sagemaker"
 BUCKET = "sagemaker-tests"
+TIME_FACTOR = 60  # a minute of a service's waiting is a second
 TRUST = {
     "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "sagemaker.amazonaws.com"}}]
 }
@@ -71,7 +72,7 @@ class Server:
         (web / "bin" / "serve").write_text(SERVE)
         (web / "bin" / "serve").chmod(0o755)
         images = {"tools": Path(sys.prefix), "web": web, "djl-inference": STEPS_ENVIRONMENT}
-        self.process = local_aws.start(self.root / "run", images)
+        self.process = local_aws.start(self.root / "run", images, time_factor=TIME_FACTOR)
         atexit.register(self.stop)
         self.sagemaker, self.s3, self.logs = self.client("sagemaker"), self.client("s3"), self.client("logs")
         self.runtime = self.client("sagemaker-runtime")

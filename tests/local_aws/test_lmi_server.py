@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_aws.endpoints import _free_port
 from local_aws.lmi_server import DEFAULT_NEW_TOKENS, PARAMETERS, BadRequest, read_request
+from local_aws.serving_process import free_port
 from tests.local_aws.sagemaker_server import REPOSITORY, STEPS_ENVIRONMENT
 
 CONTEXT = 128  # tokens of the tiny model, which has one token a byte
@@ -42,7 +42,7 @@ class Lmi:
     """A running stand-in."""
 
     def __init__(self, model: Path, **environment: str) -> None:
-        port = _free_port()
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         variables = {**os.environ, "HF_MODEL_ID": str(model), "SAGEMAKER_BIND_TO_PORT": str(port), **environment}
         variables["OMP_NUM_THREADS"] = (
