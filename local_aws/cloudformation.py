@@ -297,7 +297,7 @@ TYPES = [
         "AlarmName",
         "AlarmName AlarmDescription AlarmActions OKActions InsufficientDataActions ActionsEnabled MetricName Namespace "
         "Statistic ExtendedStatistic Dimensions Period Unit EvaluationPeriods DatapointsToAlarm Threshold "
-        "ComparisonOperator TreatMissingData Metrics Tags",
+        "ComparisonOperator TreatMissingData EvaluateLowSampleCountPercentile Metrics Tags",
         put_alarm,
         lambda id_, _: client("cloudwatch").delete_alarms(AlarmNames=[id_]),
     ),
