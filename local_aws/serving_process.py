@@ -26,7 +26,8 @@ from local_aws.sagemaker_api import PRINCIPAL, Service, random_id
 log = logging.getLogger(__name__)
 
 # What an image's own entrypoint does when SageMaker starts it with `serve`. Any other image brings a program `serve`.
-SERVING_PROGRAMS = {"djl-inference": Path(__file__).with_name("lmi_server.py")}
+SERVING_MODULES = {"djl-inference": "local_aws.lmi"}
+PACKAGE = Path(__file__).parent
 PORT_BRIDGE = Path(__file__).with_name("port_bridge.py")
 STARTUP_POLL_SECONDS = 0.1
 LEAST_STARTUP_SECONDS = 30.0  # a model loads no faster because waits do
@@ -156,10 +157,11 @@ class ServingProcess:
     def _start_container(self) -> None:
         settings = self._service.settings
         repository = self.served.image.rsplit("/", 1)[-1].split("@")[0].split(":")[0]
-        program = SERVING_PROGRAMS.get(repository)
-        command = ["python3", str(program)] if program else ["serve"]
-        visible = [program] if program else []
+        module = SERVING_MODULES.get(repository)
+        command = ["python3", "-m", module] if module else ["serve"]
+        visible = [PACKAGE] if module else []
         environment = {
+            **({"PYTHONPATH": str(PACKAGE.parent)} if module else {}),
             "SAGEMAKER_BIND_TO_PORT": str(self._port),
             "SAGEMAKER_SAFE_PORT_RANGE": f"{self._port}-{self._port}",
             "AWS_REGION": settings.region,
@@ -169,7 +171,7 @@ class ServingProcess:
             # The interpreter itself and not its link in a virtual environment, which may lie where the container cannot see.
             python = str(Path(sys.executable).resolve())
             command = [python, "-I", "-S", str(PORT_BRIDGE), "/opt/ml/port", str(self._port), "--", *command]
-            visible = [*visible, PORT_BRIDGE]
+            visible = [PACKAGE]
         elif self.served.role:
             environment |= {"AWS_ENDPOINT_URL": settings.url, **identity.assume(self.served.role, PRINCIPAL)}
         stream = LogStream(self._log_group, self._log_stream, settings.account, settings.region)
@@ -321,8 +323,11 @@ class Stream:
 
 
 def _pieces(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    while piece := response.read1(CHUNK_BYTES):
-        yield piece
+    try:
+        while piece := response.read1(CHUNK_BYTES):
+            yield piece
+    except http.client.HTTPException as error:  # it ended before its end
+        raise ConnectionError(str(error) or type(error).__name__) from error
 
 
 def free_port() -> int:

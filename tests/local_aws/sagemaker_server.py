@@ -32,6 +32,7 @@ SERVE = """#!/usr/bin/env python3
 import http.server, os, sys, time
 
 class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
     def do_GET(self):
         self.answer(200, b"")
     def do_POST(self):
@@ -41,11 +42,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
             os._exit(9)
         if word == b"slow":
             time.sleep(float(body.split()[1]))
+        if word == b"stream":
+            return self.stream(int(body.split()[1]), body.endswith(b"break"))
         if word == b"fail":
             return self.answer(int(body.split()[1]), b"no " + body)
         weights = b"".join(open("/opt/ml/model/" + name, "rb").read() for name in sorted(os.listdir("/opt/ml/model")))
         network = len(open("/proc/net/dev").readlines()) > 3
         self.answer(200, b"|".join([os.environ.get("ANSWER", "").encode(), weights, body, str(network).encode()]))
+    def stream(self, pieces, breaks):
+        self.send_response(200)
+        self.send_header("Content-Type", "application/jsonlines")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for number in range(pieces):
+            self.wfile.write(b"2\\r\\n%d\\n\\r\\n" % number)
+            time.sleep(0.2)
+        if not breaks:
+            self.wfile.write(b"0\\r\\n\\r\\n")
+        self.close_connection = True
     def answer(self, status, body):
         self.send_response(status)
         self.send_header("Content-Type", self.headers.get("Accept", "text/plain"))
