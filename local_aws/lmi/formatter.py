@@ -49,7 +49,7 @@ def apply(formatter: Formatter | None, request: dict[str, Any], tokenizer: Any) 
 
 
 def _offer_decorator() -> None:
-    if importlib.util.find_spec("djl_python") is not None:
+    if "djl_python" in sys.modules or importlib.util.find_spec("djl_python") is not None:
         return
     package, module = types.ModuleType("djl_python"), types.ModuleType("djl_python.input_parser")
 
