@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from local_aws.endpoint_router import Endpoint
+from local_aws.endpoint_router import Component, Endpoint
 from local_aws.fleets import Fleet, Variant
 from local_aws.sagemaker_api import Service, ValidationException, now
 from local_aws.serving_process import EndpointFailed
@@ -140,7 +140,7 @@ class Deployment:
     def __init__(
         self,
         service: Service,
-        endpoint: Endpoint,
+        endpoint: Endpoint | Component,
         new: Fleet,
         plan: Plan,
         alarmed: Callable[[Sequence[str]], list[str]],

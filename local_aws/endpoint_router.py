@@ -24,6 +24,9 @@ FORWARDED_HEADERS = (
     "X-Amzn-SageMaker-Inference-Id",
     "X-Amzn-SageMaker-Session-Id",
 )
+COMPONENT_HEADER = "x-amzn-sagemaker-inference-component"
+ADAPTER_HEADER = "X-Amzn-SageMaker-Adapter-Identifier"
+NO_CAPACITY = "NoCapacityInvocationFailures"
 IN_SERVICE = ("InService", "Updating", "RollingBack", "SystemUpdating", "UpdateRollbackFailed")
 
 
@@ -99,12 +102,36 @@ class Traffic:
             self._credit[variant] -= total
             return Route(variant.replicas, fleet.config_name, variant.name), variant.replicas.begin()
 
+    @property
+    def count(self) -> int:
+        """Processes that have come up."""
+        with self._lock:
+            return sum(variant.replicas.in_service for fleet, _ in self._shares for variant in fleet.variants)
+
 
 def _weights(fleet: Fleet) -> list[tuple[Variant, float]]:
     total = sum(variant.weight for variant in fleet.variants)
     if not total:
         return [(variant, 1 / len(fleet.variants)) for variant in fleet.variants]
     return [(variant, variant.weight / total) for variant in fleet.variants]
+
+
+class Component:
+    """An inference component: what Describe returns, and its copies; an adapter has none and uses those of its base."""
+
+    def __init__(self, record: dict[str, Any], base: "Component | None" = None) -> None:
+        self.record = record
+        self.base = base
+        self.fleet: Fleet | None = None
+        self.traffic = Traffic()
+
+    @property
+    def name(self) -> str:
+        return str(self.record["InferenceComponentName"])
+
+    @property
+    def status(self) -> str:
+        return str(self.record["InferenceComponentStatus"])
 
 
 class Endpoint:
@@ -115,6 +142,11 @@ class Endpoint:
         self.fleet: Fleet | None = None
         self.pending: Fleet | None = None
         self.traffic = Traffic()
+        self.components: dict[str, Component] = {}
+
+    @property
+    def hosts_components(self) -> bool:
+        return self.fleet is not None and all(variant.served is None for variant in self.fleet.variants)
 
     @property
     def name(self) -> str:
@@ -136,6 +168,7 @@ class Router:
         self._service = service
         self._endpoints = endpoints
         self.listeners: list[Callable[[Invocation], None]] = []
+        self.count: Callable[[str, dict[str, str]], None] = lambda name, dimensions: None  # of other metrics
 
     def invoke(self, name: str, body: bytes, headers: dict[str, str]) -> Answer:
         """Send `body` to the container's /invocations; `headers` are the request's, by lower-case name."""
@@ -218,10 +251,11 @@ class Router:
         if endpoint.status not in IN_SERVICE or endpoint.fleet is None:
             message = f"Endpoint {name} is not in service: its status is {endpoint.status}."
             return error_answer(503, "ServiceUnavailable", message)
-        target = headers.get("x-amzn-sagemaker-target-variant")
-        begun = endpoint.traffic.begin(target)
-        if begun is None:
-            return error_answer(400, "ValidationError", f"Variant {target} of endpoint {name} not found.")
+        begun = (
+            self._begin_on_component(endpoint, headers) if endpoint.hosts_components else self._begin(endpoint, headers)
+        )
+        if isinstance(begun, Answer):
+            return begun
         route, process = begun
         invocation = Invocation(name, route.config_name, route.variant, route.component, body, headers)
         if process is None:
@@ -229,6 +263,43 @@ class Router:
             message = f"No instance of variant {route.variant} of endpoint {name} is healthy."
             return error_answer(503, "ServiceUnavailable", message)
         return invocation, route, process
+
+    @staticmethod
+    def _begin(endpoint: Endpoint, headers: dict[str, str]) -> Answer | tuple[Route, ServingProcess | None]:
+        target = headers.get("x-amzn-sagemaker-target-variant")
+        begun = endpoint.traffic.begin(target)
+        if begun is None:
+            return error_answer(400, "ValidationError", f"Variant {target} of endpoint {endpoint.name} not found.")
+        return begun
+
+    def _begin_on_component(
+        self, endpoint: Endpoint, headers: dict[str, str]
+    ) -> Answer | tuple[Route, ServingProcess | None]:
+        name = headers.get(COMPONENT_HEADER)
+        if name is None:
+            message = (
+                "Inference Component Name header is required for endpoints to which you plan to deploy inference "
+                "components. Please include Inference Component Name header or consider using SageMaker models."
+            )
+            return error_answer(400, "ValidationError", message)
+        component = endpoint.components.get(name)
+        if component is None or component.status in ("Creating", "Deleting"):
+            return error_answer(
+                400, "ValidationError", f"Inference Component {name} of endpoint {endpoint.name} not found."
+            )
+        owner = component.base or component
+        begun = owner.traffic.begin(None)
+        if begun is None or not owner.traffic.count:
+            self.count(NO_CAPACITY, {"InferenceComponentName": owner.name})
+            message = (
+                "Inference Component has no capacity to process this request. ApplicationAutoScaling may be in-progress "
+                "(if configured) or try to increase the capacity by invoking UpdateInferenceComponentRuntimeConfig API."
+            )
+            return error_answer(400, "ValidationError", message)
+        route, process = begun
+        adapter = {ADAPTER_HEADER: name} if component.base is not None else {}
+        variant = str(component.record["VariantName"])
+        return Route(route.replicas, str(endpoint.record["EndpointConfigName"]), variant, name, adapter), process
 
     def _send(
         self, process: ServingProcess, route: Route, invocation: Invocation, body: bytes, headers: dict[str, str]

@@ -10,8 +10,7 @@ from local_aws import alarms, deployments
 from local_aws.containers import stop_together
 from local_aws.deployments import Deployment, Plan, RolledBack
 from local_aws.endpoint_router import Endpoint, Router
-from local_aws.faults import FaultError, Faults
-from local_aws.fleets import Fleet, Variant, check_count
+from local_aws.fleets import Fleet, check_count, production_variant
 from local_aws.object_store import ObjectStore
 from local_aws.registry import Registry
 from local_aws.sagemaker_api import (
@@ -73,7 +72,7 @@ class Endpoints:
         return {"EndpointArn": arn}
 
     def update_endpoint(self, request: Request) -> Response:
-        endpoint = self._find(request["EndpointName"])
+        endpoint = self.find(request["EndpointName"])
         if endpoint.status == "Failed":
             raise ValidationException(f'Cannot update failed endpoint "{endpoint.arn}": delete it and create it again.')
         retained = endpoint if request.get("RetainAllVariantProperties") else None
@@ -100,7 +99,7 @@ class Endpoints:
         return {"EndpointArn": endpoint.arn}
 
     def update_endpoint_weights_and_capacities(self, request: Request) -> Response:
-        endpoint = self._find(request["EndpointName"])
+        endpoint = self.find(request["EndpointName"])
         with self._service.changed:
             self._refuse_in_progress(endpoint)
             if endpoint.fleet is None:
@@ -128,7 +127,7 @@ class Endpoints:
         return {"EndpointArn": endpoint.arn}
 
     def describe_endpoint(self, request: Request) -> Response:
-        endpoint = self._find(request["EndpointName"])
+        endpoint = self.find(request["EndpointName"])
         with self._service.changed:
             described = copy.deepcopy(endpoint.record)
             if endpoint.fleet is not None:
@@ -148,8 +147,13 @@ class Endpoints:
         return {"Endpoints": endpoints, **token}
 
     def delete_endpoint(self, request: Request) -> Response:
-        endpoint = self._find(request["EndpointName"])
+        endpoint = self.find(request["EndpointName"])
         with self._service.changed:
+            if endpoint.components:
+                raise ValidationException(
+                    f"Cannot delete endpoint {endpoint.name}: it holds the inference components "
+                    f"{', '.join(sorted(endpoint.components))}; delete them first"
+                )
             self._refuse_in_progress(endpoint)
             self._set(endpoint, {"EndpointStatus": "Deleting"})
         self._emit(endpoint)
@@ -171,14 +175,10 @@ class Endpoints:
         """The fleet of a configuration, not started; with the weights and counts of `retained` but for the `excluded`."""
         config = self._registry.endpoint_config(config_name)
         variants = [
-            Variant(self._service, self._store, self._registry, name, variant)
+            production_variant(self._service, self._store, self._registry, name, variant)
             for variant in config["ProductionVariants"]
         ]
         for variant in variants:
-            try:
-                Faults.of(variant.served.definition.get("Environment", {}) if variant.served else {})
-            except FaultError as error:
-                raise ValidationException(str(error)) from None
             old = retained.fleet.variant(variant.name) if retained is not None and retained.fleet is not None else None
             if old is not None and "DesiredInstanceCount" not in (excluded or ()):
                 variant.desired_count = old.desired_count
@@ -208,7 +208,7 @@ class Endpoints:
         else:
             endpoint.pending = None
             self._set(endpoint, {"EndpointStatus": "Failed", "FailureReason": failure})
-            self._retire(fleet)
+            self.retire(fleet)
         self._emit(endpoint)
 
     def _update(self, endpoint: Endpoint, fleet: Fleet, plan: Plan) -> None:
@@ -220,7 +220,7 @@ class Endpoints:
         if failure is None:
             self._serve(endpoint, fleet)
             self._emit(endpoint)
-            self._retire(old)
+            self.retire(old)
             return
         whole = all(variant.count >= variant.desired_count for variant in old.variants)
         endpoint.pending = None
@@ -229,7 +229,7 @@ class Endpoints:
             {"EndpointStatus": "InService" if whole else "UpdateRollbackFailed", "FailureReason": failure},
         )
         self._emit(endpoint)
-        self._retire(fleet)
+        self.retire(fleet)
 
     def _serve(self, endpoint: Endpoint, fleet: Fleet) -> None:
         with self._service.changed:
@@ -270,18 +270,25 @@ class Endpoints:
     def _delete(self, endpoint: Endpoint) -> None:
         if endpoint.fleet is not None:
             endpoint.traffic.shift([])
-            self._retire(endpoint.fleet)
+            self.retire(endpoint.fleet)
         with self._service.changed:
             self._endpoints.pop(endpoint.name, None)
             self._service.tags.pop(endpoint.arn, None)
             self._service.changed.notify_all()
 
-    def _retire(self, fleet: Fleet) -> None:
+    def watch(self, fleet: Fleet) -> None:
+        """Remember a fleet that may have processes, for the end of the server."""
+        with self._service.changed:
+            self._fleets.add(fleet)
+
+    def retire(self, fleet: Fleet) -> None:
+        """Let a fleet end its requests and stop; the traffic has moved on."""
         fleet.retire()
         with self._service.changed:
             self._fleets.discard(fleet)
 
-    def _find(self, name: str) -> Endpoint:
+    def find(self, name: str) -> Endpoint:
+        """The endpoint of that name. Raises ValidationException."""
         with self._service.changed:
             if name not in self._endpoints:
                 raise ValidationException(f'Could not find endpoint "{self._service.arn("endpoint/" + name)}".')

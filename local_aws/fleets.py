@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from local_aws.containers import stop_together
-from local_aws.faults import FaultError
+from local_aws.faults import FaultError, Faults
 from local_aws.object_store import ObjectStore
 from local_aws.registry import Registry
 from local_aws.sagemaker_api import Service, ValidationException, now
@@ -25,10 +25,16 @@ class Replicas:
         self._lock = threading.Lock()
         self._processes: tuple[ServingProcess, ...] = ()
         self._retired = False
+        self.adapters: dict[str, str] = {}  # name -> URI of its archive; each process has them all
 
     @property
     def count(self) -> int:
         return len(self._processes)
+
+    @property
+    def in_service(self) -> int:
+        """Processes that have come up, whether or not they are well now."""
+        return sum(process.came_up for process in self._processes)
 
     @property
     def processes(self) -> Sequence[ServingProcess]:
@@ -49,6 +55,8 @@ class Replicas:
         missing = count - self.count
         if missing > 0:
             started = [self._make() for _ in range(missing)]
+            for process in started:
+                process.adapters.update(self.adapters)
             with self._lock:
                 if self._retired:
                     raise EndpointFailed("The endpoint was deleted")
@@ -66,6 +74,17 @@ class Replicas:
         with self._lock:  # from here on nobody begins a request on them
             self._processes = tuple(process for process in self._processes if process not in processes)
         drain(processes)
+
+    def add_adapter(self, name: str, uri: str) -> None:
+        """Load an adapter into every process, now and when it is started again. Raises EndpointFailed."""
+        self.adapters[name] = uri
+        for process in self._processes:
+            process.add_adapter(name, uri)
+
+    def remove_adapter(self, name: str) -> None:
+        self.adapters.pop(name, None)
+        for process in self._processes:
+            process.remove_adapter(name)
 
     def retire(self) -> None:
         """Let all finish their requests and stop; no request may begin any more."""
@@ -97,36 +116,23 @@ class Variant:
     A variant without a model holds inference components and has no processes of its own.
     """
 
-    def __init__(
-        self, service: Service, store: ObjectStore, registry: Registry, endpoint: str, definition: dict[str, Any]
-    ) -> None:
+    def __init__(self, service: Service, store: ObjectStore, definition: dict[str, Any], served: Served | None) -> None:
         self.definition = definition
         self.name = str(definition["VariantName"])
         self.weight = self.desired_weight = float(definition.get("InitialVariantWeight", 1.0))
         self.desired_count = int(definition.get("InitialInstanceCount", 1))
         check_count(self.name, self.desired_count)
         self.status: dict[str, Any] | None = None  # VariantStatus of a deployment, while it goes on
-        self.served: Served | None = None
-        if "ModelName" in definition:
-            model = registry.model(definition["ModelName"])
-            self.served = Served(
-                endpoint=endpoint,
-                name=self.name,
-                definition=registry.container(model),
-                role=model.get("ExecutionRoleArn", ""),
-                isolated=bool(model.get("EnableNetworkIsolation", False)),
-                startup_seconds=float(
-                    definition.get("ContainerStartupHealthCheckTimeoutInSeconds", DEFAULT_STARTUP_SECONDS)
-                ),
-            )
-        served = self.served
+        self.served = served
+        if served is not None:
+            try:
+                Faults.of(served.definition.get("Environment", {}))
+            except FaultError as error:
+                raise ValidationException(str(error)) from None
 
         def make() -> ServingProcess:
             assert served is not None, "a variant without a model has no processes"
-            try:
-                return ServingProcess(service, store, served)
-            except FaultError as error:
-                raise EndpointFailed(str(error)) from None
+            return ServingProcess(service, store, served)
 
         self.replicas = Replicas(make)
         self._hosts = 0  # instances that only hold inference components
@@ -161,6 +167,26 @@ class Variant:
             **({"VariantStatus": [self.status]} if self.status else {}),
             **shown,
         }
+
+
+def production_variant(
+    service: Service, store: ObjectStore, registry: Registry, endpoint: str, definition: dict[str, Any]
+) -> Variant:
+    """The variant of an endpoint configuration. Raises ValidationException."""
+    served = None
+    if "ModelName" in definition:
+        model = registry.model(definition["ModelName"])
+        served = Served(
+            endpoint=endpoint,
+            name=str(definition["VariantName"]),
+            definition=registry.container(model),
+            role=model.get("ExecutionRoleArn", ""),
+            isolated=bool(model.get("EnableNetworkIsolation", False)),
+            startup_seconds=float(
+                definition.get("ContainerStartupHealthCheckTimeoutInSeconds", DEFAULT_STARTUP_SECONDS)
+            ),
+        )
+    return Variant(service, store, definition, served)
 
 
 def check_count(variant: str, count: int) -> None:

@@ -23,7 +23,6 @@ from local_aws.settings import Settings
 MOST_POINTS = 100_000  # of one metric, the newest
 FLUSH_SECONDS = 0.1
 NAMESPACE = "AWS/SageMaker"
-COMPONENT_NAMESPACE = "AWS/SageMaker/InferenceComponents"
 
 Key = tuple[str, str, frozenset[tuple[str, str]]]
 
@@ -197,18 +196,17 @@ class EndpointMetrics:
         variant = {"EndpointName": invocation.endpoint, "VariantName": invocation.variant}
         kinds = [(NAMESPACE, variant), (NAMESPACE, {**variant, "EndpointConfigName": invocation.config_name})]
         if invocation.component:
-            kinds.append((COMPONENT_NAMESPACE, {"InferenceComponentName": invocation.component}))
+            kinds.append((NAMESPACE, {"InferenceComponentName": invocation.component}))
         with self._lock:
             for namespace, dimensions in kinds:
                 for name, value in values.items():
                     point = Point(moment, value, 1, value, value)
                     self._fresh[namespace, name, frozenset(dimensions.items())].append(point)
 
-    def count(self, namespace: str, name: str, dimensions: dict[str, str], value: float = 1.0) -> None:
-        """Publish one value of another metric."""
+    def count(self, name: str, dimensions: dict[str, str]) -> None:
+        """Publish a 1 of another metric."""
         with self._lock:
-            point = Point(time.time(), value, 1, value, value)
-            self._fresh[namespace, name, frozenset(dimensions.items())].append(point)
+            self._fresh[NAMESPACE, name, frozenset(dimensions.items())].append(Point(time.time(), 1, 1, 1, 1))
 
     def flush(self) -> None:
         """Publish what has come since the last time."""

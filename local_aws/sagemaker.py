@@ -11,8 +11,9 @@ from moto.core.utils import camelcase_to_underscores
 from moto.sagemaker.exceptions import SagemakerClientError
 from moto.sagemaker.responses import SageMakerResponse
 
-from local_aws import alarms, metrics
+from local_aws import alarms, autoscaling, metrics
 from local_aws.endpoints import Endpoints
+from local_aws.inference_components import InferenceComponents
 from local_aws.jobs import Jobs
 from local_aws.object_store import ObjectStore
 from local_aws.pipelines import Pipelines
@@ -40,7 +41,8 @@ class SageMaker:
         self.jobs = Jobs(self.service, store)
         self.endpoints = Endpoints(self.service, store, registry)
         self.pipelines = Pipelines(self.service, store, self.jobs)
-        rooms = (registry, self.jobs, self.endpoints, self.pipelines)
+        self.components = InferenceComponents(self.service, store, registry, self.endpoints)
+        rooms = (registry, self.jobs, self.endpoints, self.components, self.pipelines)
         self.operations: dict[str, Callable[[Request], Response]] = {
             operation: getattr(room, botocore.xform_name(operation))
             for operation in service_model().operation_names
@@ -61,6 +63,7 @@ class SageMaker:
         """End every pipeline, job and endpoint process; returns when they are gone."""
         self.pipelines.shutdown()
         self.jobs.shutdown()
+        self.components.shutdown()
         self.endpoints.shutdown()
 
 
@@ -79,7 +82,9 @@ def install(settings: Settings) -> SageMaker:
     SageMakerResponse.parse_parameters = lambda response, request: None
     endpoint_metrics = metrics.EndpointMetrics(settings)
     sagemaker.endpoints.router.listeners.append(endpoint_metrics.record)
+    sagemaker.endpoints.router.count = endpoint_metrics.count
     alarms.install(settings, endpoint_metrics.flush)
+    autoscaling.install(settings, sagemaker.call)
     return sagemaker
 
 

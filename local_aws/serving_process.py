@@ -5,6 +5,7 @@ It plays one instance of a production variant, or one copy of an inference compo
 
 import contextlib
 import http.client
+import json
 import logging
 import os
 import shutil
@@ -39,6 +40,7 @@ RESTART_PAUSE_SECONDS = 1.0  # doubled with each restart that fails
 LONGEST_PAUSE_SECONDS = 30.0
 DRAIN_SECONDS = 120.0  # for requests that are under way when the traffic has moved on
 CHUNK_BYTES = 65536
+ADAPTER_SECONDS = 60.0
 
 
 class EndpointFailed(Exception):
@@ -109,7 +111,9 @@ class ServingProcess:
         self._stopped = threading.Event()
         self._idle = threading.Condition()
         self._under_way = 0
+        self.adapters: dict[str, str] = {}  # name -> URI of its archive
         self.healthy = False
+        self.came_up = False
 
     @property
     def log_stream_arn(self) -> str:
@@ -135,8 +139,34 @@ class ServingProcess:
         except (ContainerError, ObjectStoreError, identity.RoleError) as error:
             raise EndpointFailed(str(error)) from None
         self._wait_until_healthy()
-        self.healthy = True
+        for name, uri in self.adapters.items():
+            self.add_adapter(name, uri)
+        self.healthy = self.came_up = True
         threading.Thread(target=self._watch, name=f"watch-{self.served.name}", daemon=True).start()
+
+    def add_adapter(self, name: str, uri: str) -> None:
+        """Put a LoRA adapter's files into the container and have it loaded. Raises EndpointFailed."""
+        self.adapters[name] = uri
+        folder = self._folder / "ml" / "adapters" / name
+        try:
+            self._store.download_model({"ModelDataUrl": uri}, folder, role=self.served.role)
+            body = json.dumps({"name": name, "src": f"/opt/ml/adapters/{name}"}).encode()
+            with self._exchange("POST", "/adapters", body, {}, ADAPTER_SECONDS) as response:
+                text = response.read().decode(errors="replace")
+                if response.status != 200:
+                    raise EndpointFailed(f"The container refused the adapter of {name} ({response.status}): {text}")
+        except (OSError, ObjectStoreError, identity.RoleError) as error:
+            raise EndpointFailed(f"The adapter of {name} could not be loaded: {error}") from None
+
+    def remove_adapter(self, name: str) -> None:
+        """Have the container forget an adapter."""
+        self.adapters.pop(name, None)
+        with (
+            contextlib.suppress(OSError),
+            self._exchange("DELETE", f"/adapters/{name}", b"", {}, ADAPTER_SECONDS) as gone,
+        ):
+            gone.read()
+        shutil.rmtree(self._folder / "ml" / "adapters" / name, ignore_errors=True)
 
     def stop(self, grace: float) -> None:
         """End the process at once and remove its files."""
@@ -228,6 +258,8 @@ class ServingProcess:
             try:
                 self._start_container()
                 self._wait_until_healthy()
+                for name, uri in self.adapters.items():
+                    self.add_adapter(name, uri)
                 self.healthy, pause = True, RESTART_PAUSE_SECONDS
             except (EndpointFailed, ContainerError, identity.RoleError) as error:
                 log.warning("%s of endpoint %s: %s", self.served.name, self.served.endpoint, error)

@@ -6,10 +6,13 @@ POST /invocations  {"inputs": str, "parameters": {...}} -> {"generated_text": st
                    the tokens come. Errors are {"error": text, "code": status}: 400 for what is wrong in the request, 413
                    for one too large, 424 where the model's own model.py refuses it, 503 while the model is loaded or too
                    many wait. The server goes on after each.
+POST /adapters     {"name": str, "src": folder} loads a LoRA adapter; DELETE /adapters/NAME forgets it. A request names its
+                   adapter in the header X-Amzn-SageMaker-Adapter-Identifier, or in the field "adapters".
 
 Environment, as in LMI: HF_MODEL_ID (default /opt/ml/model), OPTION_MAX_MODEL_LEN (tokens; default: what the model can),
-OPTION_MAX_ROLLING_BATCH_SIZE (sequences answered at the same time; default 32), OPTION_TGI_COMPAT, OPTION_DTYPE (bf16,
-fp16 or fp32; default bf16, which is also faster on CPUs), SAGEMAKER_BIND_TO_PORT (default 8080).
+OPTION_MAX_ROLLING_BATCH_SIZE (sequences answered at the same time; default 32), OPTION_TGI_COMPAT, OPTION_ENABLE_LORA
+and OPTION_MAX_LORA_RANK (default 16), OPTION_DTYPE (bf16, fp16 or fp32; default bf16, which is also faster on CPUs),
+SAGEMAKER_BIND_TO_PORT (default 8080).
 """
 
 import json
@@ -24,7 +27,12 @@ from typing import Any
 from local_aws.lmi import formatter
 from local_aws.lmi.payloads import BadRequest, read_json, read_request
 
+ADAPTER_HEADER = "X-Amzn-SageMaker-Adapter-Identifier"
 MOST_BODY_BYTES = 6_553_500  # DJL Serving's max_request_size
+
+
+def _is_true(variable: str) -> bool:
+    return os.environ.get(variable, "false").lower() == "true"
 
 
 class Serving:
@@ -41,8 +49,9 @@ class Serving:
             dtype=os.environ.get("OPTION_DTYPE", "auto"),
             longest=int(longest) if longest else None,
             most_sequences=int(os.environ.get("OPTION_MAX_ROLLING_BATCH_SIZE", "32")),
+            most_rank=int(os.environ.get("OPTION_MAX_LORA_RANK", "16")) if _is_true("OPTION_ENABLE_LORA") else None,
         )
-        self.tgi_compatible = os.environ.get("OPTION_TGI_COMPAT", "false").lower() == "true"
+        self.tgi_compatible = _is_true("OPTION_TGI_COMPAT")
 
 
 class Server(ThreadingHTTPServer):
@@ -73,14 +82,17 @@ class Handler(BaseHTTPRequestHandler):
             return self._refuse(413, f"the body has {length} bytes, and may have {MOST_BODY_BYTES}")
         body = self.rfile.read(length)
         serving = self.server.serving
-        if self.path != "/invocations":
+        if self.path not in ("/invocations", "/adapters"):
             return self._refuse(404, f"there is no POST {self.path}; there are GET /ping and POST /invocations")
         if serving is None:
             return self._refuse(503, "the model is being loaded; try again when GET /ping answers 200")
+        if self.path == "/adapters":
+            return self._load_adapter(serving, body)
         started = time.perf_counter()
         try:
             decoded = formatter.apply(serving.formatter, read_json(body), serving.engine.tokenizer)
-            sequence = serving.engine.start(read_request(decoded))
+            adapter = self.headers.get(ADAPTER_HEADER) or decoded.pop("adapters", None)
+            sequence = serving.engine.start(read_request(decoded), adapter)
         except BadRequest as error:
             return self._refuse(error.code, str(error))
         except serving.overloaded as error:
@@ -98,6 +110,30 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(500, f"{type(error).__name__}: {error}")
         finally:
             sequence.cancelled = True
+
+    def do_DELETE(self) -> None:
+        name = self.path.removeprefix("/adapters/")
+        adapters = self.server.serving.engine.adapters if self.server.serving is not None else None
+        if adapters is None or name not in adapters:
+            return self._refuse(404, f"there is no adapter {name}")
+        adapters.unload(name)
+        self._answer(200, {"status": f"Adapter {name} unregistered"})
+
+    def _load_adapter(self, serving: Serving, body: bytes) -> None:
+        """{"name": str, "src": folder}, as DJL Serving registers adapters."""
+        from local_aws.lmi.lora import AdapterError
+
+        adapters = serving.engine.adapters
+        if adapters is None:
+            return self._refuse(400, "OPTION_ENABLE_LORA is not true, so this server takes no adapters")
+        try:
+            wanted = read_json(body)
+            adapters.load(str(wanted["name"]), Path(str(wanted["src"])))
+        except KeyError as error:
+            return self._refuse(400, f"{error} is missing; an adapter is registered with name and src")
+        except (BadRequest, AdapterError) as error:
+            return self._refuse(400, str(error))
+        self._answer(200, {"status": f"Adapter {wanted['name']} registered"})
 
     def _stream(self, lines: Any) -> None:
         self.send_response(200)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from local_aws.lmi.cache import Access, SlotCache
+from local_aws.lmi.lora import Adapters
 from local_aws.lmi.payloads import BadRequest, Generation
 
 MOST_WAITING = 1000  # as DJL Serving's job queue
@@ -40,6 +41,7 @@ class Sequence:
     limit: int  # new tokens
     generator: torch.Generator | None
     text: "TextSoFar"
+    adapter: str | None = None
     ids: list[int] = field(default_factory=list)
     tokens: "queue.SimpleQueue[Token | Exception]" = field(default_factory=queue.SimpleQueue)
     cancelled: bool = False
@@ -90,7 +92,9 @@ class TextSoFar:
 class Engine:
     """The model, its tokenizer, and the thread that answers. `start` a request; the sequence yields its tokens."""
 
-    def __init__(self, folder: str, dtype: str, longest: int | None, most_sequences: int) -> None:
+    def __init__(
+        self, folder: str, dtype: str, longest: int | None, most_sequences: int, most_rank: int | None = None
+    ) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -105,6 +109,8 @@ class Engine:
         self.most_sequences = most_sequences
         end = self._model.generation_config.eos_token_id
         self._ends = set(end if isinstance(end, list) else [end]) - {None}
+        # Without LoRA switched on nothing is added to the model.
+        self.adapters = Adapters(self._model, most_rank) if most_rank is not None else None
         self._cache = SlotCache(config.num_hidden_layers)
         self._waiting: queue.SimpleQueue[Sequence] = queue.SimpleQueue()
         self._active: list[Sequence] = []  # their place is their row of the cache
@@ -112,8 +118,11 @@ class Engine:
 
     # ------------------------------------------------------------------ from the request's thread
 
-    def start(self, request: Generation) -> Sequence:
+    def start(self, request: Generation, adapter: str | None = None) -> Sequence:
         """Put a request in the queue. Raises BadRequest and Overloaded."""
+        if adapter is not None and (self.adapters is None or adapter not in self.adapters):
+            known = ", ".join(self.adapters.names()) if self.adapters else "none: OPTION_ENABLE_LORA is not true"
+            raise BadRequest(f"LoRA adapter {adapter} not found in registry. Available adapters: {known}", code=424)
         prompt = self._encode(request)
         if not prompt:
             raise BadRequest("'inputs' has no tokens; it holds the prompt")
@@ -133,7 +142,7 @@ class Engine:
                 generator.manual_seed(request.seed)
         if self._waiting.qsize() >= MOST_WAITING:
             raise Overloaded(f"{MOST_WAITING} requests are waiting; try again later")
-        sequence = Sequence(request, prompt, limit, generator, TextSoFar(self.tokenizer, request.stop))
+        sequence = Sequence(request, prompt, limit, generator, TextSoFar(self.tokenizer, request.stop), adapter)
         self._waiting.put(sequence)
         return sequence
 
@@ -205,6 +214,7 @@ class Engine:
         # What follows a shorter prompt is never attended to: causality keeps it from the prompt, and each answer's
         # tokens take its place before they are looked at.
         self._cache.access = Access(slice(first, len(self._active)))
+        self._name_adapters(joining)
         ends = sorted(set(lengths))
         output = self._model(
             input_ids=ids.to(self._device),
@@ -221,6 +231,7 @@ class Engine:
         lengths = [sequence.length for sequence in self._active]  # the last token is not in the cache yet
         reach = max(lengths)
         self._cache.reserve(len(self._active), reach)
+        self._name_adapters(self._active)
         positions = torch.tensor(lengths, device=self._device) - 1
         self._cache.access = Access(slice(0, len(self._active)), positions, reach)
         mask = None
@@ -239,6 +250,10 @@ class Engine:
             use_cache=True,
         )
         self._take(output.logits[:, -1], 0)
+
+    def _name_adapters(self, sequences: list[Sequence]) -> None:
+        if self.adapters is not None:
+            self.adapters.rows = [sequence.adapter for sequence in sequences]
 
     def _take(self, logits: torch.Tensor, first: int) -> None:
         """Choose a token for each of the sequences from `first` on, from logits of shape [sequences, vocabulary]."""

@@ -29,14 +29,26 @@ TRUST = {
 
 # A container that serves: what it does is in the first word of the request, and in its environment.
 SERVE = """#!/usr/bin/env python3
-import http.server, os, sys, time
+import http.server, json, os, sys, time
+
+adapters = {}
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
         self.answer(200, b"")
+    def do_DELETE(self):
+        adapters.pop(self.path.rsplit("/", 1)[1], None)
+        self.answer(200, b"")
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/adapters":
+            wanted = json.loads(body)
+            content = open(wanted["src"] + "/weights").read()
+            adapters[wanted["name"]] = content
+            return self.answer(400 if content == "bad" else 200, b"no such adapter")
+        if "X-Amzn-SageMaker-Adapter-Identifier" in self.headers:
+            return self.answer(200, adapters[self.headers["X-Amzn-SageMaker-Adapter-Identifier"]].encode() + b"|" + body)
         word = body.split()[0] if body else b""
         if word == b"die":
             os._exit(9)

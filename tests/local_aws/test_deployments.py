@@ -289,6 +289,34 @@ def test_two_variants_share_the_requests_by_weight(server: Server, name: str) ->
     assert {invoke(server, name, "hi").split("|")[0] for _ in range(10)} == {"other"}
 
 
+def test_instances_follow_the_requests_of_each_minute(server: Server, name: str) -> None:
+    create(server, name, answering(server, "x"))
+    scaling = server.client("application-autoscaling")
+    target = {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": f"endpoint/{name}/variant/AllTraffic",
+        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+    }
+    scaling.register_scalable_target(**target, MinCapacity=1, MaxCapacity=2)
+    tracking = {
+        "TargetValue": 5,
+        "PredefinedMetricSpecification": {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"},
+        "ScaleOutCooldown": 0,
+    }
+    scaling.put_scaling_policy(
+        **target, PolicyName=name, PolicyType="TargetTrackingScaling", TargetTrackingScalingPolicyConfiguration=tracking
+    )
+    with Load(server, name) as load:
+
+        def instances() -> int:
+            return int(server.endpoint(name)["ProductionVariants"][0]["CurrentInstanceCount"])
+
+        server.wait_for(lambda: instances() == 2)
+    assert load.failures == []
+    scaling.deregister_scalable_target(**target)
+    assert scaling.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"] == []
+
+
 @pytest.mark.parametrize(
     ("deployment", "words"),
     [

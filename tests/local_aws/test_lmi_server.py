@@ -260,6 +260,58 @@ def test_model_py_changes_requests_as_in_lmi(model: Path, tmp_path: Path) -> Non
         server.stop()
 
 
+MAKE_ADAPTER = """
+import json, sys, torch
+from pathlib import Path
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+base, adapter, merged = map(Path, sys.argv[1:])
+torch.manual_seed(1)
+model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+tensors = {}
+for layer in range(2):
+    for name in ("q_proj", "v_proj"):
+        module = model.get_submodule(f"model.layers.{layer}.self_attn.{name}")
+        first, second = torch.randn(4, module.in_features), torch.randn(module.out_features, 4)
+        key = f"base_model.model.model.layers.{layer}.self_attn.{name}"
+        tensors |= {f"{key}.lora_A.weight": first, f"{key}.lora_B.weight": second}
+        module.weight.data += 8 / 4 * second @ first
+adapter.mkdir()
+save_file(tensors, adapter / "adapter_model.safetensors")
+(adapter / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}))
+model.save_pretrained(merged)
+"""
+
+
+def test_an_adapter_on_the_base_answers_as_the_merged_model_also_beside_others(model: Path, tmp_path: Path) -> None:
+    adapter, merged = tmp_path / "adapter", tmp_path / "merged"
+    shutil.copytree(model, merged)
+    program = [str(STEPS_ENVIRONMENT / "bin/python3"), "-c", MAKE_ADAPTER, str(model), str(adapter), str(merged)]
+    subprocess.run(program, check=True, capture_output=True)
+    tuned, base = Lmi(merged, OPTION_DTYPE="fp32"), Lmi(model, OPTION_DTYPE="fp32", OPTION_ENABLE_LORA="true")
+    try:
+        assert base.post({"name": "mine", "src": str(adapter)}, path="/adapters")[0] == 200
+        expected = tuned.generate("hello", max_new_tokens=12)
+        plain = base.generate("hello", max_new_tokens=12)
+        assert expected != plain
+
+        def ask(adapters: str | None) -> Any:
+            chosen = {} if adapters is None else {"adapters": adapters}
+            return base.post({"inputs": "hello", "parameters": {"max_new_tokens": 12}, **chosen})[1]
+
+        with ThreadPoolExecutor(6) as pool:
+            assert list(pool.map(ask, ["mine", None] * 3)) == [expected, plain] * 3
+        status, answer = base.post({"inputs": "hello", "adapters": "theirs"})
+        assert (status, "Available adapters: mine" in answer["error"]) == (424, True)
+        status, answer = base.post({"name": "bad", "src": str(tmp_path / "nothing")}, path="/adapters")
+        assert (status, "PEFT's format" in answer["error"]) == (400, True)
+        assert tuned.post({"name": "mine", "src": str(adapter)}, path="/adapters")[0] == 400
+    finally:
+        tuned.stop()
+        base.stop()
+
+
 def test_while_the_model_is_loaded_nothing_is_served(lmi: Lmi) -> None:
     assert lmi.first_ping == 503
 
