@@ -271,6 +271,11 @@ class Registry:
         arn = self._service.arn(f"endpoint-config/{name}")
         return self._get(self._endpoint_configs, name, f'Could not find endpoint configuration "{arn}".')
 
+    def data_capture(self, name: str) -> Record | None:
+        """The DataCaptureConfig of an endpoint configuration, if it is there and has one."""
+        with self._service.changed:
+            return self._endpoint_configs.get(name, {}).get("DataCaptureConfig")
+
     # ------------------------------------------------------------------ tags of every resource of ours
 
     def add_tags(self, request: Request) -> Response:

@@ -12,6 +12,7 @@ from moto.sagemaker.exceptions import SagemakerClientError
 from moto.sagemaker.responses import SageMakerResponse
 
 from local_aws import alarms, autoscaling, metrics
+from local_aws.data_capture import DataCapture
 from local_aws.endpoints import Endpoints
 from local_aws.inference_components import InferenceComponents
 from local_aws.jobs import Jobs
@@ -37,7 +38,7 @@ class SageMaker:
     def __init__(self, settings: Settings) -> None:
         self.service = Service(settings)
         store = ObjectStore(settings)
-        registry = Registry(self.service)
+        registry = self.registry = Registry(self.service)
         self.jobs = Jobs(self.service, store)
         self.endpoints = Endpoints(self.service, store, registry)
         self.pipelines = Pipelines(self.service, store, self.jobs)
@@ -82,6 +83,7 @@ def install(settings: Settings) -> SageMaker:
     SageMakerResponse.parse_parameters = lambda response, request: None
     endpoint_metrics = metrics.EndpointMetrics(settings)
     sagemaker.endpoints.router.listeners.append(endpoint_metrics.record)
+    sagemaker.endpoints.router.listeners.append(DataCapture(sagemaker.registry.data_capture).record)
     sagemaker.endpoints.router.count = endpoint_metrics.count
     alarms.install(settings, endpoint_metrics.flush)
     autoscaling.install(settings, sagemaker.call)

@@ -1,5 +1,7 @@
 """The runtime API: streamed answers, its errors, and what it must not take for its own."""
 
+import base64
+import json
 import time
 import uuid
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from local_aws import event_stream
 from tests.local_aws.endpoints import config, create
-from tests.local_aws.sagemaker_server import Server, running_server
+from tests.local_aws.sagemaker_server import BUCKET, Server, running_server
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +96,44 @@ def test_a_bucket_may_be_named_endpoints(server: Server) -> None:
     s3.create_bucket(Bucket="endpoints")
     s3.put_object(Bucket="endpoints", Key="x/invocations", Body=b"an object")
     assert s3.get_object(Bucket="endpoints", Key="x/invocations")["Body"].read() == b"an object"
+
+
+def test_requests_and_answers_are_captured_in_the_share_that_is_asked_for(server: Server) -> None:
+    name, model = f"capture-{uuid.uuid4().hex[:8]}", config(server)
+    variant = {"VariantName": "v", "ModelName": model, "InstanceType": "ml.g5.4xlarge", "InitialInstanceCount": 1}
+    server.sagemaker.create_endpoint_config(
+        EndpointConfigName=name,
+        ProductionVariants=[variant],
+        DataCaptureConfig={
+            "EnableCapture": True,
+            "InitialSamplingPercentage": 50,
+            "DestinationS3Uri": f"s3://{BUCKET}/captured",
+            "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
+            "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
+        },
+    )
+    described = create(server, name, name)
+    assert described["DataCaptureConfig"]["CaptureStatus"] == "Started"
+    for number in range(8):
+        server.runtime.invoke_endpoint(
+            EndpointName=name, Body=f"{number}", ContentType="application/json", InferenceId=f"id-{number}"
+        )
+    with pytest.raises(ClientError):
+        server.runtime.invoke_endpoint(EndpointName=name, Body="fail 400")
+
+    def lines() -> list[Any]:
+        files = [server.get(key) for key in server.keys(f"captured/{name}/v/2")]
+        return [json.loads(line) for file in files for line in file.splitlines()]
+
+    server.wait_for(lambda: len(lines()) == 4)
+    record = lines()[0]
+    sent = record["captureData"]["endpointInput"]
+    assert (sent["mode"], sent["encoding"], sent["observedContentType"]) == ("INPUT", "JSON", "application/json")
+    answered = record["captureData"]["endpointOutput"]
+    assert base64.b64decode(answered["data"]).decode() == f"|W|{sent['data']}|True"
+    assert record["eventMetadata"]["inferenceId"] == f"id-{sent['data']}"
+    assert record["eventVersion"] == "0"
+    server.sagemaker.delete_endpoint(EndpointName=name)
 
 
 @given(st.binary(max_size=300))
