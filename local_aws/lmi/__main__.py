@@ -39,6 +39,8 @@ class Serving:
     """What answers once it is loaded."""
 
     def __init__(self, folder: str) -> None:
+        # Threads that wait for each other leave the processors to the other processes of this machine.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from local_aws.lmi import answers, engine  # torch and transformers: seconds, in which /ping answers already
 
         longest = os.environ.get("OPTION_MAX_MODEL_LEN")

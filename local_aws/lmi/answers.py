@@ -3,16 +3,17 @@
 import time
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from local_aws.lmi.engine import Sequence, Token
+if TYPE_CHECKING:  # torch is the engine's need alone
+    from local_aws.lmi.engine import Sequence, Token
 
 # Why an answer ended, in OpenAI's words.
 CHAT_REASONS = {"eos_token": "stop", "stop_sequence": "stop", "length": "length"}
 MODEL_NAME = "lmi"
 
 
-def whole(sequence: Sequence, tgi_compatible: bool) -> Any:
+def whole(sequence: "Sequence", tgi_compatible: bool) -> Any:
     """The answer in one piece."""
     tokens = list(sequence)
     text, reason = "".join(token.text for token in tokens), tokens[-1].finish_reason
@@ -34,12 +35,12 @@ def whole(sequence: Sequence, tgi_compatible: bool) -> Any:
     return [answer] if tgi_compatible else answer
 
 
-def lines(sequence: Sequence) -> Iterator[Any]:
+def lines(sequence: "Sequence") -> Iterator[Any]:
     """The answer as objects, one a token."""
     return _chat_lines(sequence) if sequence.request.is_chat else _lines(sequence)
 
 
-def _lines(sequence: Sequence) -> Iterator[Any]:
+def _lines(sequence: "Sequence") -> Iterator[Any]:
     request, text = sequence.request, ""
     for token in sequence:
         text += token.text
@@ -56,7 +57,7 @@ def _lines(sequence: Sequence) -> Iterator[Any]:
         yield line
 
 
-def _chat_lines(sequence: Sequence) -> Iterator[Any]:
+def _chat_lines(sequence: "Sequence") -> Iterator[Any]:
     head = _chat_head("chat.completion.chunk")
 
     def chunk(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def _chat_lines(sequence: Sequence) -> Iterator[Any]:
         yield {**head, "choices": [], "usage": _usage(sequence)}
 
 
-def _token(token: Token) -> dict[str, Any]:
+def _token(token: "Token") -> dict[str, Any]:
     return {"id": token.id, "text": token.text, "logprob": token.log_probability}
 
 
@@ -79,6 +80,6 @@ def _chat_head(kind: str) -> dict[str, Any]:
     return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": MODEL_NAME}
 
 
-def _usage(sequence: Sequence) -> dict[str, int]:
+def _usage(sequence: "Sequence") -> dict[str, int]:
     asked, answered = len(sequence.prompt), len(sequence.ids)
     return {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}

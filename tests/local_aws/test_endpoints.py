@@ -163,6 +163,36 @@ def test_an_endpoint_that_does_not_come_up_is_failed_with_the_reason(
     assert words in described["FailureReason"]
 
 
+@pytest.mark.parametrize(
+    ("faults", "words"),
+    [
+        ("exit_at_start", "ended with exit code 1; last line: fault: exit_at_start"),
+        ("memory_megabytes=4", "did not pass the ping health check"),
+        ("kill_after_seconds=0.01", "did not pass the ping health check"),
+    ],
+)
+def test_a_fault_at_the_start_fails_the_endpoint(server: Server, name: str, faults: str, words: str) -> None:
+    described = create(server, name, config(server, Environment={"LOCAL_AWS_FAULTS": faults}))
+    assert described["EndpointStatus"] == "Failed"
+    assert words in described["FailureReason"]
+
+
+def test_a_container_that_never_answers_ping_is_failed_when_its_time_is_over(server: Server, name: str) -> None:
+    server.sagemaker.create_endpoint(
+        EndpointName=name, EndpointConfigName=config(server, Environment={"LOCAL_AWS_FAULTS": "no_ping"})
+    )
+    server.wait_for(
+        lambda: server.sagemaker.describe_endpoint(EndpointName=name)["EndpointStatus"] == "Failed", seconds=60
+    )
+    assert "did not pass the ping health check" in server.endpoint(name)["FailureReason"]
+
+
+def test_an_unknown_fault_is_refused_with_the_known_ones(server: Server, name: str) -> None:
+    configured = config(server, Environment={"LOCAL_AWS_FAULTS": "error_share=1,haunted"})
+    with pytest.raises(ClientError, match="'haunted' is not one of error_share=N"):
+        server.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=configured)
+
+
 def test_an_image_without_a_program_to_serve_is_failed_at_once(server: Server, name: str) -> None:
     reason = create(server, name, config(server, Image="tools"))["FailureReason"]
     assert "ping health check" in reason
@@ -214,6 +244,23 @@ def test_a_container_that_dies_is_replaced_each_time_and_the_endpoint_stays_in_s
         server.wait_for(lambda killed=killed: set(serving_processes(name)) - set(killed) != set())  # type: ignore[misc]
         server.wait_for(answers)
     assert server.endpoint(name)["EndpointStatus"] == "InService"
+
+
+def test_a_container_that_hangs_is_replaced_by_the_health_check(server: Server, name: str) -> None:
+    create(server, name, config(server, Environment={"ANSWER": name}))
+    (hung,) = serving_processes(name)[-1:]
+    os.kill(hung, signal.SIGSTOP)
+    server.wait_for(lambda: hung not in serving_processes(name), seconds=60)
+    server.wait_for(lambda: serving_processes(name) != [])
+    server.wait_for(lambda: server.endpoint(name)["EndpointStatus"] == "InService")
+
+    def answers() -> bool:
+        try:
+            return invoke(server, name, "hi").startswith(name)
+        except ClientError:
+            return False
+
+    server.wait_for(answers)
 
 
 def test_a_deleted_endpoint_leaves_no_process_and_no_files(server: Server, name: str) -> None:
