@@ -158,7 +158,10 @@ class Deployment:
             else:
                 self._shift()
         except (EndpointFailed, RolledBack) as failure:
-            self._take_back()
+            try:
+                self._take_back()
+            except EndpointFailed as second:
+                raise RolledBack(f"{failure}; and the old fleet could not be made whole again: {second}") from None
             raise RolledBack(str(failure)) from None
 
     # ------------------------------------------------------------------ blue/green
@@ -191,14 +194,14 @@ class Deployment:
             )
 
     def _take_back(self) -> None:
-        """All traffic to the old fleet, whole again."""
-        missing = [variant for variant in self._old.variants if variant.count < variant.desired_count]
-        if missing:
-            kind, value = self._plan.rollback_batch
-            size = max(_instances(kind, value, variant.desired_count) for variant in missing)
-            while any(variant.count < variant.desired_count for variant in missing):
-                self._old.scale([(v, min(v.desired_count, v.count + size)) for v in missing])
-        self._endpoint.traffic.shift([(self._old, 1.0)])
+        """All traffic to the old fleet, whole again. Raises EndpointFailed if it cannot be made whole."""
+        kind, value = self._plan.rollback_batch
+        try:
+            while missing := [variant for variant in self._old.variants if variant.count < variant.desired_count]:
+                size = max(_instances(kind, value, variant.desired_count) for variant in missing)
+                self._old.scale([(one, min(one.desired_count, one.count + size)) for one in missing])
+        finally:
+            self._endpoint.traffic.shift([(self._old, 1.0)])
 
     # ------------------------------------------------------------------ steps
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from local_aws import deployments
 from local_aws.sagemaker_api import ValidationException
 from tests.local_aws.endpoints import Load, config, create, invoke
-from tests.local_aws.sagemaker_server import Server, running_server
+from tests.local_aws.sagemaker_server import BUCKET, Server, running_server
 
 CANARY = {"Type": "CANARY", "CanarySize": {"Type": "CAPACITY_PERCENT", "Value": 20}, "WaitIntervalInSeconds": 120}
 
@@ -242,6 +242,32 @@ def test_a_rolling_update_that_goes_wrong_brings_the_old_instances_back(server: 
     assert described["EndpointConfigName"] == old
     assert described["ProductionVariants"][0]["CurrentInstanceCount"] == 2
     assert "ALARM" in described["FailureReason"]
+
+
+def test_a_rollback_that_cannot_bring_the_old_instances_back_is_told(server: Server, name: str) -> None:
+    weights = server.put(f"{name}/weights", "W")
+    source = {"S3Uri": weights.removesuffix("weights"), "S3DataType": "S3Prefix", "CompressionType": "None"}
+    two: dict[str, Any] = {"variant": {"InitialInstanceCount": 2}}
+    old = answering(server, "old", ModelDataSource={"S3DataSource": source}, **two)
+    create(server, name, old)
+    policy = {"MaximumBatchSize": {"Type": "INSTANCE_COUNT", "Value": 1}, "WaitIntervalInSeconds": 60}
+    watched = alarm(server, name, Threshold=30)  # the second batch trips: by then one of the old instances is gone
+    with Load(server, name):
+        server.sagemaker.update_endpoint(
+            EndpointName=name,
+            EndpointConfigName=answering(server, "new", "error_share=1", **two),
+            DeploymentConfig={
+                "RollingUpdatePolicy": policy,
+                "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": watched}]},
+            },
+        )
+        server.s3.delete_object(Bucket=BUCKET, Key=f"{name}/weights")
+        described = server.endpoint(name)
+    assert described["EndpointConfigName"] == old
+    assert described["EndpointStatus"] == "UpdateRollbackFailed"
+    assert "ALARM" in described["FailureReason"]
+    assert "No S3 objects found" in described["FailureReason"]
+    assert invoke(server, name, "hi").startswith("old")
 
 
 def test_the_last_deployment_configuration_and_the_variants_properties_can_be_retained(
