@@ -21,6 +21,7 @@ from local_aws.settings import Settings
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.1
+LOOKS_IN_A_PERIOD = 20
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "GreaterThanThreshold": operator.gt,
     "GreaterThanOrEqualToThreshold": operator.ge,
@@ -73,13 +74,13 @@ def missing(names: Sequence[str]) -> list[str]:
     return [name for name in names if name not in _backend().alarms]
 
 
-def alarmed(names: Sequence[str]) -> list[str]:
-    """Those alarms that are in ALARM, evaluated now."""
-    if names:
-        _flush()
+def alarmed(names: Sequence[str], evaluate: bool) -> list[str]:
+    """Those alarms that are in ALARM; with `evaluate` as of now, not as of the last look."""
     found = [_backend().alarms[name] for name in names if name in _backend().alarms]
-    for alarm in found:
-        _evaluate(alarm)
+    if evaluate and found:
+        _flush()
+        for alarm in found:
+            _evaluate(alarm)
     return [alarm.name for alarm in found if alarm.state_value == "ALARM"]
 
 
@@ -91,6 +92,9 @@ def _run() -> None:
     while True:
         time.sleep(TICK_SECONDS)
         for alarm in list(_backend().alarms.values()):
+            if getattr(alarm, "next_look", 0.0) > time.monotonic():
+                continue
+            alarm.next_look = time.monotonic() + _period(alarm) / _settings.time_factor / LOOKS_IN_A_PERIOD
             try:
                 _evaluate(alarm)
             except Exception:  # one alarm that cannot be evaluated must not stop the others

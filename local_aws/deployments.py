@@ -32,8 +32,7 @@ class Plan:
     limit_seconds: float
     alarms: tuple[str, ...]
     rolling: bool = False
-    batch: tuple[str, int] = ("CAPACITY_PERCENT", 100)  # of a rolling update: CapacitySize
-    rollback_batch: tuple[str, int] = ("CAPACITY_PERCENT", 100)
+    rollback_batch: tuple[str, int] = ("CAPACITY_PERCENT", 100)  # a CapacitySize
 
 
 ALL_AT_ONCE = Plan((1.0,), 0, 0, DEFAULT_LIMIT_SECONDS, ())
@@ -105,7 +104,6 @@ def _rolling(policy: dict[str, Any], instances: int, alarms: tuple[str, ...], pr
         policy.get("MaximumExecutionTimeoutInSeconds", DEFAULT_LIMIT_SECONDS),
         alarms,
         rolling=True,
-        batch=(size["Type"], size["Value"]),
         rollback_batch=(back["Type"], back["Value"]),
     )
 
@@ -134,7 +132,7 @@ class RolledBack(Exception):
 class Deployment:
     """One update of an endpoint. `run` returns when it is complete, or raises RolledBack with the old fleet in service.
 
-    `alarmed` gives those of some alarms that are in the state ALARM, as of now.
+    `alarmed` gives those of some alarms that are in the state ALARM, evaluated anew if its second argument is true.
     """
 
     def __init__(
@@ -143,7 +141,7 @@ class Deployment:
         endpoint: Endpoint | Component,
         new: Fleet,
         plan: Plan,
-        alarmed: Callable[[Sequence[str]], list[str]],
+        alarmed: Callable[[Sequence[str], bool], list[str]],
         stopping: threading.Event,
     ) -> None:
         assert endpoint.fleet is not None
@@ -195,6 +193,10 @@ class Deployment:
 
     def _take_back(self) -> None:
         """All traffic to the old fleet, whole again. Raises EndpointFailed if it cannot be made whole."""
+        if any(
+            variant.count for variant in self._old.variants
+        ):  # at once, if with fewer instances: the new ones are bad
+            self._endpoint.traffic.shift([(self._old, 1.0)])
         kind, value = self._plan.rollback_batch
         try:
             while missing := [variant for variant in self._old.variants if variant.count < variant.desired_count]:
@@ -219,12 +221,12 @@ class Deployment:
         while True:
             if self._stopping.is_set():
                 raise EndpointFailed("The endpoint was deleted")
-            if tripped := self._alarmed(self._plan.alarms):
+            left = deadline - time.monotonic()
+            if tripped := self._alarmed(self._plan.alarms, left <= 0):
                 raise RolledBack(
                     f"The deployment was rolled back: {', '.join(tripped)} went into ALARM state "
                     f"while {self._new.config_name} was deployed"
                 )
-            left = deadline - time.monotonic()
             if left <= 0:
                 break
             time.sleep(min(left, WATCH_SECONDS))

@@ -34,7 +34,9 @@ class InferenceComponents:
         name, specification = request["InferenceComponentName"], request.get("Specification", {})
         endpoint = self._endpoints.find(request["EndpointName"])
         if endpoint.status != "InService":
-            raise ValidationException(f"Endpoint {endpoint.name} is {endpoint.status}; it must be InService")
+            raise ValidationException(
+                f'Cannot update in-progress endpoint "{endpoint.arn}": its status is {endpoint.status}.'
+            )
         if not endpoint.hosts_components:
             raise ValidationException(
                 f"Endpoint {endpoint.name} serves a model of its own; inference components need an endpoint "
@@ -163,11 +165,6 @@ class InferenceComponents:
     def shutdown(self) -> None:
         """No deployment goes on; the processes end with their endpoints' fleets."""
         self._stopping.set()
-
-    def copies(self, name: str) -> int:
-        """Desired copies of a component. Raises ValidationException if there is none."""
-        component = self._find(name)
-        return component.fleet.variants[0].desired_count if component.fleet is not None else 0
 
     # ------------------------------------------------------------------ parts
 
