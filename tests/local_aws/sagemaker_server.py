@@ -83,8 +83,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 if os.environ.get("BROKEN"):
     sys.exit("cannot load: " + os.environ["BROKEN"])
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128  # with the 5 of the library a burst is refused by the kernel
+
 print("serving", flush=True)
-http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])), Handler).serve_forever()
+Server(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])), Handler).serve_forever()
 """
 
 

@@ -134,7 +134,7 @@ def test_an_alarm_follows_its_metric_and_tells_its_topic_and_eventbridge(
     topic = server.client("sns").create_topic(Name="alarms")["TopicArn"]
     server.client("sns").subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arns["alarm-topic"])
     metric = uuid.uuid4().hex
-    name = alarm(Namespace="Tests", MetricName=metric, Statistic="Average", AlarmActions=[topic])
+    name = alarm(Namespace="Tests", MetricName=metric, Statistic="Average", Period=300, AlarmActions=[topic])
     pattern = {"source": ["aws.cloudwatch"], "detail": {"alarmName": [name]}}
     server.client("events").put_rule(Name=name, EventPattern=json.dumps(pattern))
     server.client("events").put_targets(Rule=name, Targets=[{"Id": "q", "Arn": arns["alarm-events"]}])
@@ -144,7 +144,7 @@ def test_an_alarm_follows_its_metric_and_tells_its_topic_and_eventbridge(
     server.wait_for(lambda: state(server, name) == "OK")
     put(server, metric, 100)
     server.wait_for(lambda: state(server, name) == "ALARM")
-    server.wait_for(lambda: state(server, name) == "INSUFFICIENT_DATA")  # a minute without data
+    server.wait_for(lambda: state(server, name) == "INSUFFICIENT_DATA")  # five minutes without data
 
     def received(name: str) -> Any:
         messages = queues.receive_message(QueueUrl=urls[name], MaxNumberOfMessages=10).get("Messages", [])
@@ -182,7 +182,8 @@ def test_an_alarm_can_look_at_a_percentile_and_at_metric_math(server: Server, al
 def test_a_state_that_is_set_by_hand_is_kept_until_the_next_evaluation(
     server: Server, alarm: Callable[..., str]
 ) -> None:
-    name = alarm(Namespace="Tests", MetricName=uuid.uuid4().hex, Statistic="Sum", TreatMissingData="notBreaching")
+    metric = {"Namespace": "Tests", "MetricName": uuid.uuid4().hex, "Statistic": "Sum", "Period": 300}
+    name = alarm(**metric, TreatMissingData="notBreaching")
     server.wait_for(lambda: state(server, name) == "OK")
     server.client("cloudwatch").set_alarm_state(AlarmName=name, StateValue="ALARM", StateReason="test")
     assert state(server, name) == "ALARM"
