@@ -12,7 +12,7 @@ STEP_PACKAGES := build/step_packages/.ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo local test check bench bench-data bench-eval deploy setup constraints clean
+.PHONY: help demo local test check bench bench-data bench-endpoint bench-eval deploy setup constraints clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ bench-data: $(BENCH)  ## data preparation against its peers, 15 thousand to a mi
 
 bench-eval: $(STEPS)  ## answers of the evaluation generated, against one by one and padded batches (bench/results/)
 	.venv-steps/bin/python -m bench.generation
+
+bench-endpoint: setup  ## what an endpoint adds to a request, and its tokens a second (minutes; bench/results/)
+	$(BIN)/python -m bench.endpoint
 
 deploy: $(APP) $(CDK_CLI) $(STEP_PACKAGES)  ## deploy to the AWS account of your credentials (ENVIRONMENT=dev|prod); see docs/aws.md
 	npx cdk deploy --all -c environment=$(ENVIRONMENT)

@@ -33,7 +33,7 @@ def import_model(deployment: Deployment, source: str, name: str, say: Callable[[
     are refused, since cached results name the model by its place.
     """
     bucket, prefix = deployment.artifact_bucket, f"base-models/{name}"
-    with _folder(source, say) as folder:
+    with model_folder(source, say) as folder:
         _check(folder, source)
         names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         digests = {file: _sha256(folder / file) for file in names if file != files.BASE_MODEL_FILE}
@@ -110,7 +110,8 @@ def _keep(source: Path, folder: Path, sizes: Mapping[str, int], marker: dict[str
 
 
 @contextmanager
-def _folder(source: str, say: Callable[[str], None]) -> Iterator[Path]:
+def model_folder(source: str, say: Callable[[str], None]) -> Iterator[Path]:
+    """The transformers model that `source` names, for as long as the context lasts."""
     if not source.startswith(PYPI):
         yield Path(source)
         return

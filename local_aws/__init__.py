@@ -49,12 +49,14 @@ class LocalAws:
         self.stop()
 
 
-def start(root: Path, images: dict[str, Path], port: int = 0) -> LocalAws:
+def start(root: Path, images: dict[str, Path], port: int = 0, time_factor: float = 1.0) -> LocalAws:
     """Start local AWS as a process of its own and wait until it answers; `port` 0 takes a free one.
 
+    `time_factor` is how many times faster the waits of services pass than on AWS (settings.py).
     Raises LocalAwsError with the end of its log if it does not come up.
     """
     command = [sys.executable, "-m", "local_aws", "--port", str(port), "--root", str(root)]
+    command += ["--time-factor", str(time_factor)]
     for name, folder in images.items():
         command += ["--image", f"{name}={folder}"]
     package_parent = str(Path(__file__).parent.parent)

@@ -16,6 +16,13 @@ def image(text: str) -> tuple[str, Path]:
     return name, path
 
 
+def time_factor(text: str) -> float:
+    factor = float(text)
+    if not 1 <= factor <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to 3600")
+    return factor
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m local_aws", description="AWS on this machine, on localhost only.")
     parser.add_argument("--port", type=int, default=4566, help="port on localhost; 0 takes a free one (default 4566)")
@@ -29,8 +36,15 @@ def main() -> None:
         help="folder whose bin/ plays the container image of that repository name; repeat it",
     )
     parser.add_argument("--region", default=os.environ.get("AWS_DEFAULT_REGION", "us-east-1"))
+    parser.add_argument(
+        "--time-factor",
+        type=time_factor,
+        default=1.0,
+        metavar="N",
+        help="how many times faster waits of services pass than on AWS: baking periods, alarm periods (default 1)",
+    )
     options = parser.parse_args()
-    server.serve(options.root.absolute(), dict(options.image), options.port, options.region)
+    server.serve(options.root.absolute(), dict(options.image), options.port, options.region, options.time_factor)
 
 
 if __name__ == "__main__":

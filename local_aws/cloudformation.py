@@ -16,7 +16,7 @@ from moto.core.common_models import CloudFormationModel
 from moto.iam.access_control import PermissionResult
 from moto.s3.models import FakeBucket
 
-from local_aws import stack_changes
+from local_aws import serving_types, stack_changes
 from local_aws.events import client
 from local_aws.settings import Settings
 
@@ -225,6 +225,22 @@ def put_alarm(name: str, properties: Properties, exists: bool) -> Resource:
     return Resource(name, {"Arn": arn})
 
 
+def _put_serving(kind: str) -> Callable[[str, Properties, bool], Resource]:
+    return lambda name, properties, exists: Resource(*serving_types.put_sagemaker(kind, name, properties, exists))
+
+
+def _serving_type(kind: str, properties: str, replaced_by: str) -> ResourceType:
+    name_property = serving_types.SAGEMAKER_NAMES[kind]
+    return _type(
+        f"AWS::SageMaker::{kind}",
+        name_property,
+        f"{name_property} {properties} Tags",
+        _put_serving(kind),
+        lambda id_, _: serving_types.delete_sagemaker(kind, id_),
+        replaced_by,
+    )
+
+
 def _nothing_to_delete(physical_id: str, properties: Properties) -> None:
     """What it was part of is deleted with it."""
 
@@ -240,6 +256,8 @@ def _type(
     return ResourceType(name, name_property, frozenset(properties.split()), put, delete, frozenset(replaced_by.split()))
 
 
+MODEL_PROPERTIES = "PrimaryContainer Containers ExecutionRoleArn EnableNetworkIsolation"
+CONFIG_PROPERTIES = "ProductionVariants DataCaptureConfig ExecutionRoleArn EnableNetworkIsolation"
 TYPES = [
     _type(
         "AWS::S3::Bucket",
@@ -297,9 +315,39 @@ TYPES = [
         "AlarmName",
         "AlarmName AlarmDescription AlarmActions OKActions InsufficientDataActions ActionsEnabled MetricName Namespace "
         "Statistic ExtendedStatistic Dimensions Period Unit EvaluationPeriods DatapointsToAlarm Threshold "
-        "ComparisonOperator TreatMissingData Metrics Tags",
+        "ComparisonOperator TreatMissingData EvaluateLowSampleCountPercentile Metrics Tags",
         put_alarm,
         lambda id_, _: client("cloudwatch").delete_alarms(AlarmNames=[id_]),
+    ),
+    _serving_type("Model", MODEL_PROPERTIES, f"{MODEL_PROPERTIES} Tags"),
+    _serving_type("EndpointConfig", CONFIG_PROPERTIES, f"{CONFIG_PROPERTIES} Tags"),
+    _serving_type(
+        "Endpoint",
+        "EndpointConfigName DeploymentConfig RetainAllVariantProperties ExcludeRetainedVariantProperties "
+        "RetainDeploymentConfig",
+        "",
+    ),
+    _serving_type(
+        "InferenceComponent",
+        "EndpointName VariantName Specification RuntimeConfig DeploymentConfig",
+        "EndpointName VariantName",
+    ),
+    _type(
+        "AWS::ApplicationAutoScaling::ScalableTarget",
+        "",
+        "MaxCapacity MinCapacity ResourceId RoleARN ScalableDimension ServiceNamespace SuspendedState",
+        lambda _, properties, exists: Resource(serving_types.put_scalable_target(properties)),
+        lambda id_, _: serving_types.delete_scalable_target(id_),
+        "ResourceId ScalableDimension ServiceNamespace",
+    ),
+    _type(
+        "AWS::ApplicationAutoScaling::ScalingPolicy",
+        "",
+        "PolicyName PolicyType ResourceId ScalableDimension ServiceNamespace ScalingTargetId "
+        "TargetTrackingScalingPolicyConfiguration StepScalingPolicyConfiguration",
+        lambda _, properties, exists: Resource(serving_types.put_scaling_policy(properties)),
+        lambda _, properties: serving_types.delete_scaling_policy(properties),
+        "PolicyName ResourceId ScalableDimension ServiceNamespace ScalingTargetId",
     ),
 ]
 

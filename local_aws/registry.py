@@ -231,12 +231,23 @@ class Registry:
     # ------------------------------------------------------------------ endpoint configurations
 
     def create_endpoint_config(self, request: Request) -> Response:
-        for variant in request["ProductionVariants"]:
-            if "ModelName" not in variant:
-                raise ValidationException(
-                    f"production variant '{variant['VariantName']}' has no ModelName; local AWS serves models, not inference components"
-                )
-            self.model(variant["ModelName"])
+        variants = request["ProductionVariants"]
+        without = [variant["VariantName"] for variant in variants if "ModelName" not in variant]
+        if without and len(without) < len(variants):
+            raise ValidationException(
+                f"production variants {', '.join(without)} have no ModelName and others have; an endpoint holds models or "
+                "inference components"
+            )
+        if without and "ExecutionRoleArn" not in request:
+            raise ValidationException(
+                "ExecutionRoleArn is required for endpoint configurations whose production variants have no ModelName "
+                "(they hold inference components)"
+            )
+        if "ExecutionRoleArn" in request:
+            self._service.check_role(request["ExecutionRoleArn"])
+        for variant in variants:
+            if "ModelName" in variant:
+                self.model(variant["ModelName"])
         name = request["EndpointConfigName"]
         arn = self._service.arn(f"endpoint-config/{name}")
         self._add(self._endpoint_configs, name, request, {"EndpointConfigArn": arn}, "endpoint configuration")
@@ -259,6 +270,11 @@ class Registry:
         """An endpoint configuration's record. Raises ValidationException if there is none."""
         arn = self._service.arn(f"endpoint-config/{name}")
         return self._get(self._endpoint_configs, name, f'Could not find endpoint configuration "{arn}".')
+
+    def data_capture(self, name: str) -> Record | None:
+        """The DataCaptureConfig of an endpoint configuration, if it is there and has one."""
+        with self._service.changed:
+            return self._endpoint_configs.get(name, {}).get("DataCaptureConfig")
 
     # ------------------------------------------------------------------ tags of every resource of ours
 

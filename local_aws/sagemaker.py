@@ -2,19 +2,19 @@
 
 import json
 import shutil
-import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
 import botocore
-from moto.core.common_types import TYPE_RESPONSE
 from moto.core.responses import ActionResult, EmptyResult
 from moto.core.utils import camelcase_to_underscores
 from moto.sagemaker.exceptions import SagemakerClientError
 from moto.sagemaker.responses import SageMakerResponse
-from moto.sagemakerruntime.responses import SageMakerRuntimeResponse
 
+from local_aws import alarms, autoscaling, metrics
+from local_aws.data_capture import DataCapture
 from local_aws.endpoints import Endpoints
+from local_aws.inference_components import InferenceComponents
 from local_aws.jobs import Jobs
 from local_aws.object_store import ObjectStore
 from local_aws.pipelines import Pipelines
@@ -38,11 +38,12 @@ class SageMaker:
     def __init__(self, settings: Settings) -> None:
         self.service = Service(settings)
         store = ObjectStore(settings)
-        registry = Registry(self.service)
+        registry = self.registry = Registry(self.service)
         self.jobs = Jobs(self.service, store)
         self.endpoints = Endpoints(self.service, store, registry)
         self.pipelines = Pipelines(self.service, store, self.jobs)
-        rooms = (registry, self.jobs, self.endpoints, self.pipelines)
+        self.components = InferenceComponents(self.service, store, registry, self.endpoints)
+        rooms = (registry, self.jobs, self.endpoints, self.components, self.pipelines)
         self.operations: dict[str, Callable[[Request], Response]] = {
             operation: getattr(room, botocore.xform_name(operation))
             for operation in service_model().operation_names
@@ -63,6 +64,7 @@ class SageMaker:
         """End every pipeline, job and endpoint process; returns when they are gone."""
         self.pipelines.shutdown()
         self.jobs.shutdown()
+        self.components.shutdown()
         self.endpoints.shutdown()
 
 
@@ -79,9 +81,12 @@ def install(settings: Settings) -> SageMaker:
         setattr(SageMakerResponse, camelcase_to_underscores(operation), _handler(sagemaker, operation))
     # A handler reads the JSON body itself: moto's own parser answers a wrong type with an internal error.
     SageMakerResponse.parse_parameters = lambda response, request: None
-    SageMakerRuntimeResponse.use_raw_body = True  # a body may be anything, not only text
-    SageMakerRuntimeResponse.invoke_endpoint = _invoke_endpoint
-    SageMakerRuntimeResponse.invoke_endpoint_async = _refuse_asynchronous_invocation
+    endpoint_metrics = metrics.EndpointMetrics(settings)
+    sagemaker.endpoints.router.listeners.append(endpoint_metrics.record)
+    sagemaker.endpoints.router.listeners.append(DataCapture(sagemaker.registry.data_capture).record)
+    sagemaker.endpoints.router.count = endpoint_metrics.count
+    alarms.install(settings, endpoint_metrics.flush)
+    autoscaling.install(settings, sagemaker.call)
     return sagemaker
 
 
@@ -126,20 +131,6 @@ def _json(body: bytes) -> Request:
     if not isinstance(request, dict):
         raise ValidationException(f"The request must be a JSON object, and is {type(request).__name__}")
     return request
-
-
-def _invoke_endpoint(response: SageMakerRuntimeResponse) -> TYPE_RESPONSE:
-    assert _current is not None
-    name = urllib.parse.unquote(response.parsed_url.path.split("/")[2])
-    headers = {header.lower(): value for header, value in response.headers.items()}
-    answer = _current.endpoints.invoke(name, response.raw_body or b"", headers)
-    return answer.status, {**answer.headers, "status": answer.status}, answer.body
-
-
-def _refuse_asynchronous_invocation(response: SageMakerRuntimeResponse) -> TYPE_RESPONSE:
-    message = "InvokeEndpointAsync is not implemented by local AWS; use InvokeEndpoint"
-    headers = {"Content-Type": "application/json", "x-amzn-errortype": "ValidationError", "status": 400}
-    return 400, headers, json.dumps({"Message": message})
 
 
 def _without_nulls(value: Any) -> Any:

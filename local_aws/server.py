@@ -23,7 +23,7 @@ PARENT_SECONDS = 0.5  # between two looks at whether who started us is alive
 log = logging.getLogger(__name__)
 
 
-def serve(root: Path, images: dict[str, Path], port: int, region: str) -> None:
+def serve(root: Path, images: dict[str, Path], port: int, region: str, time_factor: float = 1.0) -> None:
     """Serve until SIGINT or SIGTERM; then every job and endpoint is gone before this returns."""
     parent = os.getppid()
     root.mkdir(parents=True, exist_ok=True)
@@ -38,22 +38,24 @@ def serve(root: Path, images: dict[str, Path], port: int, region: str) -> None:
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
-    from local_aws import cloudformation, events, identity, sagemaker, scheduler
+    from local_aws import cloudformation, events, identity, metrics, runtime, sagemaker, scheduler
 
-    application = _with_controls(DomainDispatcherApplication(create_backend_app))
+    moto = DomainDispatcherApplication(create_backend_app)
     try:
-        server = make_server(HOST, port, application, threaded=True)
+        server = make_server(HOST, port, moto, threaded=True)
     except SystemExit:  # werkzeug has told why
         raise SystemExit(
             f"error: port {port} on {HOST} cannot be used; choose another with --port, or 0 for a free one"
         ) from None
-    settings = Settings(root, images, server.port, region, ACCOUNT, f"http://{HOST}:{server.port}")
+    settings = Settings(root, images, server.port, region, ACCOUNT, f"http://{HOST}:{server.port}", time_factor)
     os.environ["MOTO_PORT"] = str(server.port)
     identity.install(settings)
     events.install(settings)
     cloudformation.install(settings)
-    sagemaker.install(settings)
+    metrics.install()
+    router = sagemaker.install(settings).endpoints.router
     scheduler.install(settings)
+    server.app = runtime.over(_with_controls(moto), router)
 
     stopping = threading.Event()
 

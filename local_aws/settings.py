@@ -6,7 +6,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Settings:
-    """`root` holds jobs, logs and object files; `images` maps an image's repository name to the folder that plays it."""
+    """`root` holds jobs, logs and object files; `images` maps an image's repository name to the folder that plays it.
+
+    `time_factor` is how many times faster the waits of services pass here than on AWS: a baking period of 300 s takes
+    5 s with 60, and an alarm's period of 60 s is 1 s. Requests and answers keep AWS's values.
+    """
 
     root: Path
     images: dict[str, Path]
@@ -14,3 +18,4 @@ class Settings:
     region: str
     account: str
     url: str
+    time_factor: float = 1.0

@@ -20,6 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline_steps import serving
 from pipeline_steps.contract import costs, dataset, files, hyperparameters, json_files, seen_rows
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.hyperparameters import Hyperparameters
@@ -148,7 +149,7 @@ def run(job: FineTuneJob) -> None:
     seen = chain(dataset.read_examples(job.train, info), dataset.read_examples(job.validation, validation_info))
     seen_rows.write(job.output / files.SEEN_ROWS_FILE, seen)  # Evaluate asks whether a test row is among them
     if info.template:
-        json_files.write(job.output / files.PROMPT_TEMPLATE_FILE, {"schema_version": 1, **info.template.to_dict()})
+        serving.write(job.output, info.template, tokenizer)
     json_files.write(job.output / files.HYPERPARAMETERS_FILE, {"schema_version": 1, **asdict(settings)})
     history = training.history
     json_files.write(

@@ -22,29 +22,56 @@ STEPS_ENVIRONMENT = REPOSITORY / ".venv-steps"
 ACCOUNT = "123456789012"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/sagemaker"
 BUCKET = "sagemaker-tests"
+TIME_FACTOR = 60  # a minute of a service's waiting is a second
 TRUST = {
     "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "sagemaker.amazonaws.com"}}]
 }
 
 # A container that serves: what it does is in the first word of the request, and in its environment.
 SERVE = """#!/usr/bin/env python3
-import http.server, os, sys, time
+import http.server, json, os, sys, time
+
+adapters = {}
 
 class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
     def do_GET(self):
+        self.answer(200, b"")
+    def do_DELETE(self):
+        adapters.pop(self.path.rsplit("/", 1)[1], None)
         self.answer(200, b"")
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/adapters":
+            wanted = json.loads(body)
+            content = open(wanted["src"] + "/weights").read()
+            adapters[wanted["name"]] = content
+            return self.answer(400 if content == "bad" else 200, b"no such adapter")
+        if "X-Amzn-SageMaker-Adapter-Identifier" in self.headers:
+            return self.answer(200, adapters[self.headers["X-Amzn-SageMaker-Adapter-Identifier"]].encode() + b"|" + body)
         word = body.split()[0] if body else b""
         if word == b"die":
             os._exit(9)
         if word == b"slow":
             time.sleep(float(body.split()[1]))
+        if word == b"stream":
+            return self.stream(int(body.split()[1]), body.endswith(b"break"))
         if word == b"fail":
             return self.answer(int(body.split()[1]), b"no " + body)
         weights = b"".join(open("/opt/ml/model/" + name, "rb").read() for name in sorted(os.listdir("/opt/ml/model")))
         network = len(open("/proc/net/dev").readlines()) > 3
         self.answer(200, b"|".join([os.environ.get("ANSWER", "").encode(), weights, body, str(network).encode()]))
+    def stream(self, pieces, breaks):
+        self.send_response(200)
+        self.send_header("Content-Type", "application/jsonlines")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for number in range(pieces):
+            self.wfile.write(b"2\\r\\n%d\\n\\r\\n" % number)
+            time.sleep(0.2)
+        if not breaks:
+            self.wfile.write(b"0\\r\\n\\r\\n")
+        self.close_connection = True
     def answer(self, status, body):
         self.send_response(status)
         self.send_header("Content-Type", self.headers.get("Accept", "text/plain"))
@@ -56,8 +83,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 if os.environ.get("BROKEN"):
     sys.exit("cannot load: " + os.environ["BROKEN"])
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128  # with the 5 of the library a burst is refused by the kernel
+
 print("serving", flush=True)
-http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])), Handler).serve_forever()
+Server(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])), Handler).serve_forever()
 """
 
 
@@ -71,7 +101,7 @@ class Server:
         (web / "bin" / "serve").write_text(SERVE)
         (web / "bin" / "serve").chmod(0o755)
         images = {"tools": Path(sys.prefix), "web": web, "djl-inference": STEPS_ENVIRONMENT}
-        self.process = local_aws.start(self.root / "run", images)
+        self.process = local_aws.start(self.root / "run", images, time_factor=TIME_FACTOR)
         atexit.register(self.stop)
         self.sagemaker, self.s3, self.logs = self.client("sagemaker"), self.client("s3"), self.client("logs")
         self.runtime = self.client("sagemaker-runtime")

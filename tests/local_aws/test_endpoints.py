@@ -1,5 +1,6 @@
 """Endpoints: processes that serve, updates without a gap, errors of the container at the client."""
 
+import contextlib
 import io
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from tests.local_aws.endpoints import SOURCE, config, create, invoke
 from tests.local_aws.sagemaker_server import BUCKET, ROLE, Server, processing, running_server
 
 
@@ -34,35 +36,6 @@ def name(server: Server) -> Iterator[str]:
     except ClientError:
         return
     server.wait_for(lambda: not server.sagemaker.list_endpoints(NameContains=name)["Endpoints"])
-
-
-SOURCE = {
-    "S3DataSource": {"S3Uri": f"s3://{BUCKET}/endpoint/model/", "S3DataType": "S3Prefix", "CompressionType": "None"}
-}
-
-
-def config(server: Server, variant: dict[str, Any] | None = None, isolated: bool = False, **container: Any) -> str:
-    """A model with this container and an endpoint configuration for it; returns the configuration's name."""
-    name = f"config-{uuid.uuid4().hex[:8]}"
-    definition = {"Image": "web", "ModelDataSource": SOURCE, **container}
-    server.sagemaker.create_model(
-        ModelName=name, ExecutionRoleArn=ROLE, PrimaryContainer=definition, EnableNetworkIsolation=isolated
-    )
-    settings = {"InstanceType": "ml.g5.4xlarge", "InitialInstanceCount": 1, **(variant or {})}
-    server.sagemaker.create_endpoint_config(
-        EndpointConfigName=name, ProductionVariants=[{"VariantName": "AllTraffic", "ModelName": name, **settings}]
-    )
-    return name
-
-
-def create(server: Server, name: str, config_name: str) -> dict[str, Any]:
-    server.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=config_name)
-    return server.endpoint(name)
-
-
-def invoke(server: Server, name: str, body: str | bytes, **fields: Any) -> str:
-    answer: bytes = server.runtime.invoke_endpoint(EndpointName=name, Body=body, **fields)["Body"].read()
-    return answer.decode()
 
 
 def serving_processes(name: str) -> list[int]:
@@ -190,6 +163,36 @@ def test_an_endpoint_that_does_not_come_up_is_failed_with_the_reason(
     assert words in described["FailureReason"]
 
 
+@pytest.mark.parametrize(
+    ("faults", "words"),
+    [
+        ("exit_at_start", "ended with exit code 1; last line: fault: exit_at_start"),
+        ("memory_megabytes=4", "did not pass the ping health check"),
+        ("kill_after_seconds=0.01", "did not pass the ping health check"),
+    ],
+)
+def test_a_fault_at_the_start_fails_the_endpoint(server: Server, name: str, faults: str, words: str) -> None:
+    described = create(server, name, config(server, Environment={"LOCAL_AWS_FAULTS": faults}))
+    assert described["EndpointStatus"] == "Failed"
+    assert words in described["FailureReason"]
+
+
+def test_a_container_that_never_answers_ping_is_failed_when_its_time_is_over(server: Server, name: str) -> None:
+    server.sagemaker.create_endpoint(
+        EndpointName=name, EndpointConfigName=config(server, Environment={"LOCAL_AWS_FAULTS": "no_ping"})
+    )
+    server.wait_for(
+        lambda: server.sagemaker.describe_endpoint(EndpointName=name)["EndpointStatus"] == "Failed", seconds=60
+    )
+    assert "did not pass the ping health check" in server.endpoint(name)["FailureReason"]
+
+
+def test_an_unknown_fault_is_refused_with_the_known_ones(server: Server, name: str) -> None:
+    configured = config(server, Environment={"LOCAL_AWS_FAULTS": "error_share=1,haunted"})
+    with pytest.raises(ClientError, match="'haunted' is not one of error_share=N"):
+        server.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=configured)
+
+
 def test_an_image_without_a_program_to_serve_is_failed_at_once(server: Server, name: str) -> None:
     reason = create(server, name, config(server, Image="tools"))["FailureReason"]
     assert "ping health check" in reason
@@ -222,11 +225,34 @@ def test_an_endpoint_that_is_failed_answers_503(server: Server, name: str) -> No
     assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 503
 
 
-def test_a_container_that_dies_is_started_again_once(server: Server, name: str) -> None:
+def test_a_container_that_dies_is_replaced_each_time_and_the_endpoint_stays_in_service(
+    server: Server, name: str
+) -> None:
     create(server, name, config(server, Environment={"ANSWER": name}))
-    for process in serving_processes(name):
-        os.kill(process, signal.SIGKILL)
+
+    def answers() -> bool:
+        try:
+            return invoke(server, name, "hi").startswith(name)
+        except ClientError:
+            return False
+
+    for _ in range(3):
+        killed = serving_processes(name)
+        for process in killed:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        server.wait_for(lambda killed=killed: set(serving_processes(name)) - set(killed) != set())  # type: ignore[misc]
+        server.wait_for(answers)
+    assert server.endpoint(name)["EndpointStatus"] == "InService"
+
+
+def test_a_container_that_hangs_is_replaced_by_the_health_check(server: Server, name: str) -> None:
+    create(server, name, config(server, Environment={"ANSWER": name}))
+    (hung,) = serving_processes(name)[-1:]
+    os.kill(hung, signal.SIGSTOP)
+    server.wait_for(lambda: hung not in serving_processes(name), seconds=60)
     server.wait_for(lambda: serving_processes(name) != [])
+    server.wait_for(lambda: server.endpoint(name)["EndpointStatus"] == "InService")
 
     def answers() -> bool:
         try:
@@ -235,10 +261,6 @@ def test_a_container_that_dies_is_started_again_once(server: Server, name: str) 
             return False
 
     server.wait_for(answers)
-    for process in serving_processes(name):
-        os.kill(process, signal.SIGKILL)
-    server.wait_for(lambda: server.endpoint(name)["EndpointStatus"] == "Failed")
-    assert "ended with exit code" in server.endpoint(name)["FailureReason"]
 
 
 def test_a_deleted_endpoint_leaves_no_process_and_no_files(server: Server, name: str) -> None:
