@@ -168,7 +168,6 @@ def ours(
     tokens: int = 12_288,
     recompute: str = "nothing",
     fp8: bool = False,
-    kept_whole: int = 0,
     accumulate: int = 1,
     warm_up: int = WARM_UP,
     measured: int = MEASURED,
@@ -188,7 +187,7 @@ def ours(
     with torch.device("meta"):
         model = Decoder(config, Tuning(method, RANK, ALPHA, fp8=fp8))  # type: ignore[arg-type]
     if distributed.sharded(model, world):
-        distributed.shard(model, world, kept_whole)
+        distributed.shard(model, world)
     model.to_empty(device=world.device)
     random = torch.Generator(world.device).manual_seed(0)
 
@@ -458,12 +457,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
 ON_TWO_GPUS: dict[str, Callable[[], dict[str, Any]]] = {
     "ours-lora-2-gpus": ours,
     "ours-qlora-2-gpus": lambda: ours("qlora", tokens=8192, recompute="layer"),
-    "ours-full-2-gpus": lambda: ours(
-        "full", tokens=8192, recompute="gate_up", kept_whole=7, accumulate=4, warm_up=2, measured=5
-    ),
-    "ours-full-2-gpus-all-gathered-anew": lambda: ours(
-        "full", tokens=8192, recompute="gate_up", accumulate=4, warm_up=2, measured=5
-    ),
+    "ours-full-2-gpus": lambda: ours("full", tokens=8192, recompute="gate_up", accumulate=4, warm_up=2, measured=5),
 }
 
 

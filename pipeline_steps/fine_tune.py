@@ -214,13 +214,13 @@ class Training:
                 config, method, settings.lora_r, longest, distributed.gpu_bytes(world.device), world.size,
                 settings.gradient_checkpointing,
             )  # fmt: skip
-            self.tokens, recompute, self.kept_whole = memory_plan.tokens, memory_plan.recompute, memory_plan.kept_whole
+            self.tokens, recompute = memory_plan.tokens, memory_plan.recompute
             self._say(
                 f"about {memory_plan.bytes / 1e9:.1f} GB of GPU memory: streams of {self.tokens} tokens, "
                 f"computing again: {recompute}"
             )
         else:
-            self.tokens, recompute, self.kept_whole = max(CPU_TOKENS, longest), "nothing", 1
+            self.tokens, recompute = max(CPU_TOKENS, longest), "nothing"
 
         self.tracking = Tracking(
             settings.mlflow_tracking_uri if world.first else "", os.environ.get("TRAINING_JOB_NAME", job.output.name)
@@ -258,7 +258,7 @@ class Training:
         with torch.device("meta"):
             model = Decoder(config, tuning)
         if distributed.sharded(model, self.world):
-            distributed.shard(model, self.world, self.kept_whole)
+            distributed.shard(model, self.world)
         model.to_empty(device=self.world.device)
         model.load(merge.checkpoint_tensors(self.job.model))
         model.reset_adapters(self.settings.seed)

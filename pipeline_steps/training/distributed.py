@@ -112,11 +112,8 @@ def sharded(model: Decoder, world: World) -> bool:
     return world.size > 1 and model.tuning.method != "lora"
 
 
-def shard(model: Decoder, world: World, kept_whole: int = 0) -> None:
-    """Lay the weights of QLoRA and full tuning in shards, before they are loaded.
-
-    The last `kept_whole` layers are gathered once a step, not for every stream's forward and backward.
-    """
+def shard(model: Decoder, world: World) -> None:
+    """Lay the weights of QLoRA and full tuning in shards, before they are loaded."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -126,18 +123,15 @@ def shard(model: Decoder, world: World, kept_whole: int = 0) -> None:
         # Masters, gradients' sums and moments in float32: small updates are not rounded away.
         model.float()
         policy = MixedPrecisionPolicy(param_dtype=model.tuning.kind, reduce_dtype=torch.float32)
-    first_kept = len(model.layers) - kept_whole
-    for number, layer in enumerate(model.layers):
-        layer.kept_whole = number >= first_kept
-        fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=not layer.kept_whole)
+    for layer in model.layers:
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
 def back_to_shards(model: Decoder) -> None:
     """Give up what a forward without a backward left gathered: it would not see what is written into the shards."""
-    for module in (model, *model.layers):
-        if hasattr(module, "reshard"):
-            module.reshard()
+    if hasattr(model, "reshard"):
+        model.reshard()  # the layers have done so; the model's own weights wait for a backward
 
 
 def replicate(model: Decoder, world: World) -> Any:
@@ -151,10 +145,7 @@ def replicate(model: Decoder, world: World) -> Any:
 
 
 def unless_last(called: Any, last: bool) -> AbstractContextManager[None]:
-    """Gradients of a step are averaged once, with its last stream; layers that are kept whole are so until then."""
-    for layer in getattr(called, "layers", ()):
-        if getattr(layer, "kept_whole", False):
-            layer.set_reshard_after_backward(last)
+    """Gradients of a step are averaged once, with its last stream."""
     if last or not hasattr(called, "no_sync"):
         return nullcontext()
     return called.no_sync()

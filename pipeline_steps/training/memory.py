@@ -19,15 +19,11 @@ _LOGIT_BYTES = 3 * 2**28  # the logits of one piece in float32, in bfloat16, and
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Tokens of a stream, what its backward computes again, and the memory that takes, in bytes.
-
-    kept_whole: layers whose shards need not be gathered anew for every stream.
-    """
+    """Tokens of a stream, what its backward computes again, and the memory that takes, in bytes."""
 
     tokens: int
     recompute: Recompute
     bytes: float
-    kept_whole: int = 0
 
 
 def plan(
@@ -55,11 +51,7 @@ def plan(
         for tokens in sizes:
             needed = fixed + stream_bytes(config, method, tokens, recompute)
             if needed <= available:
-                if devices == 1 or method == "lora":
-                    return MemoryPlan(tokens, recompute, needed)
-                layers, layer_bytes = config.num_hidden_layers, whole_layer_bytes(config, method)
-                kept_whole = min(layers, int((available - needed) / layer_bytes))
-                return MemoryPlan(tokens, recompute, needed + kept_whole * layer_bytes, kept_whole)
+                return MemoryPlan(tokens, recompute, needed)
     least = fixed + stream_bytes(config, method, sizes[-1], levels[checkpointing][-1])
     advice = [f"a shorter max_input_length (now {longest})", "an instance type whose GPUs have more memory"]
     if checkpointing == "False":
@@ -87,16 +79,11 @@ def fixed_bytes(config: Any, method: Method, rank: int, devices: int) -> float:
     adapter = 16 * adapter_parameters(config, rank)  # float32: weight, gradient, two moments
     if method == "lora":
         return 2 * (sizes["products"] * 1.015 + others) + adapter  # 1.5 %: room for the adapter beside each weight
+    whole = 0.531 * sizes["products"] + 2 * others + adapter
     if devices == 1:
-        return 0.531 * sizes["products"] + 2 * others + adapter
-    gathered = 2 * whole_layer_bytes(config, method) + 2 * others
-    return (0.531 * sizes["products"] + 2 * others + adapter) / devices + gathered
-
-
-def whole_layer_bytes(config: Any, method: Method) -> float:
-    """A layer's weights, gathered from their shards, as products take them."""
-    weights = parameters_of(config)["products"] / config.num_hidden_layers
-    return (2 if method == "full" else 0.531) * weights
+        return whole
+    gathered = 2 * 0.531 * sizes["products"] / config.num_hidden_layers + 2 * others  # two layers at a time
+    return whole / devices + gathered
 
 
 def stream_bytes(config: Any, method: Method, tokens: int, recompute: Recompute) -> float:

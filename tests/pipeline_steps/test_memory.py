@@ -52,7 +52,6 @@ def test_what_is_chosen_fits_and_holds_the_longest_row(gpu: float, method: Any, 
         return
     assert plan.bytes < gpu - memory.RESERVED_BYTES
     assert plan.tokens >= longest
-    assert plan.kept_whole == 0 or (devices > 1 and method != "lora")
 
 
 def test_more_memory_is_never_used_for_computing_more_again() -> None:
