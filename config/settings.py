@@ -163,7 +163,8 @@ class TrainingSettings(Group):
 
     def preparation_flags(self) -> list[str]:
         """PrepareData's flags for what no run-time parameter changes; they are named as the fields."""
-        return _flags(self.model_dump(include={"max_input_length", "tokens_per_second", "usd_per_hour"}))
+        of_the_memory = {"bits", "lora_r", "gradient_checkpointing", "max_input_length"}
+        return _flags(self.model_dump(include=of_the_memory | {"tokens_per_second", "usd_per_hour"}))
 
     @property
     def mlflow_server(self) -> str | None:

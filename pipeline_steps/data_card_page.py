@@ -436,6 +436,7 @@ def cost(card: dict[str, Any]) -> Html:
         [
             _paragraph(f"For {machines}. These are estimates, made before anything ran: a guide, not a bill.", "soft"),
             _noted_table(("one epoch, and where it comes from", "estimate"), rows),
+            *([_paragraph(f"{card['memory']}: an estimate too.", "soft")] if card.get("memory") else []),
         ]
     )
 

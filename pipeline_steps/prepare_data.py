@@ -62,6 +62,9 @@ class PrepareJob:
     instance_type: str | None = None
     instance_count: int = 1
     peft_type: str = "lora"
+    bits: int = 16
+    lora_r: int = 16
+    gradient_checkpointing: str = "auto"
     epoch: float = 1.0
     tokens_per_second: float | None = None
     usd_per_hour: float | None = None
@@ -91,9 +94,12 @@ def main(arguments: list[str]) -> None:
     add("--max_input_length", type=int, help="tokens of a training sequence")
     add("--base_model_uri", help="S3 prefix of the base model, whose tokenizer is used")
     add("--tokenizer", type=Path, help="folder with a tokenizer, instead of --base_model_uri")
-    add("--instance_type", help="training instance, for the estimate of time and cost")
+    add("--instance_type", help="training instance, for the estimates of memory, time and cost")
     add("--instance_count", type=int)
     add("--peft_type")
+    add("--bits", type=int)
+    add("--lora_r", type=int)
+    add("--gradient_checkpointing")
     add("--epoch", type=float)
     add("--tokens_per_second", type=float, help="training speed, if it is known")
     add("--usd_per_hour", type=float, help="price of one training instance, if it is known")
@@ -176,6 +182,13 @@ def prepare(job: PrepareJob, work: Path, engine: Engine, started: float) -> dict
         to_learn = lengths.total(written.splits["train"]) + lengths.total(written.splits["validation"])
         limits.refuse_truncation(to_learn, job.max_input_length, job.max_truncated_share)
 
+    memory = None
+    if model.folder and (model.folder / "config.json").is_file():
+        row_lengths = [length for split in ("train", "validation") for length in lengths.total(written.splits[split])]
+        memory = limits.refuse_what_no_gpu_holds(job, model.folder, min(max(row_lengths), job.max_input_length))
+    if memory and engine.is_leader:
+        print(memory, flush=True)
+
     # 5. The dataset under its digest, and its card.
     digest = dataset_digest(job, template, prompts, decision, model.encoder)
     content = {
@@ -183,6 +196,7 @@ def prepare(job: PrepareJob, work: Path, engine: Engine, started: float) -> dict
         "dataset_digest": digest,
         "test_digest": decision.digests["test"],
         **card.figures(job, found, template, findings, decision, written, model.encoder, model.parameters),
+        "memory": memory,
     }
     if job.publish_to:
         content |= {"uris": split_uris(job.publish_to, digest), **earlier_training(job, digest, model.digest)}
@@ -240,11 +254,15 @@ def read_folder(job: PrepareJob) -> tuple[list[SourceFile], PromptTemplate | Non
 
 @dataclass(frozen=True)
 class BaseModel:
-    """What preparing data needs of a base model; None where it is not known. `parameters`: how many weights."""
+    """What preparing data needs of a base model; None where it is not known.
+
+    `parameters`: how many weights; `folder`: its configuration and tokenizer.
+    """
 
     encoder: TextEncoder | None = None
     parameters: float | None = None
     digest: str | None = None
+    folder: Path | None = None
 
 
 def read_base_model(job: PrepareJob, work: Path) -> BaseModel:
@@ -258,7 +276,8 @@ def read_base_model(job: PrepareJob, work: Path) -> BaseModel:
         if not weight_bytes and marker_file.is_file():
             marker = json_files.read(marker_file, files.BASE_MODEL_SCHEMA_VERSION)
             weight_bytes = marker.get(files.WEIGHT_BYTES, 0)
-        return BaseModel(TextEncoder.of(load_tokenizer(job.tokenizer)), weights_in(job.tokenizer, weight_bytes))
+        encoder = TextEncoder.of(load_tokenizer(job.tokenizer))
+        return BaseModel(encoder, weights_in(job.tokenizer, weight_bytes), folder=job.tokenizer)
     if not job.base_model_uri:
         return BaseModel()
     uri = job.base_model_uri.rstrip("/")
@@ -276,7 +295,8 @@ def read_base_model(job: PrepareJob, work: Path) -> BaseModel:
         else:
             s3.download(found, folder / found.removeprefix(f"{uri}/"))
     marker = json_files.read(folder / files.BASE_MODEL_FILE, files.BASE_MODEL_SCHEMA_VERSION)
-    return BaseModel(TextEncoder.of(load_tokenizer(folder)), weights_in(folder, weight_bytes), marker["digest"])
+    encoder = TextEncoder.of(load_tokenizer(folder))
+    return BaseModel(encoder, weights_in(folder, weight_bytes), marker["digest"], folder)
 
 
 def weights_in(folder: Path, weight_bytes: int) -> float | None:

@@ -12,33 +12,30 @@ PRICES_SOURCE = "a 2024 price list, not verified since; set training.usd_per_hou
 
 @dataclass(frozen=True)
 class Instance:
-    """`teraflops`: peak of one GPU in bfloat16, dense; `gpu_gib`: its memory; both by its maker's data sheet.
+    """`teraflops`: peak of one GPU in bfloat16, dense, by its maker's data sheet; `gpu_gib`: the memory that it shows.
 
     `usd_per_hour` where it is known.
     """
 
     gpus: int
-    gpu_gib: int
+    gpu_gib: float
     teraflops: float
     usd_per_hour: float | None = None
 
 
 INSTANCES = {
-    "ml.g5.2xlarge": Instance(1, 24, 70),
-    "ml.g5.4xlarge": Instance(1, 24, 70),
-    "ml.g5.12xlarge": Instance(4, 24, 70, 7.09),
-    "ml.g5.24xlarge": Instance(4, 24, 70, 10.18),
-    "ml.g5.48xlarge": Instance(8, 24, 70, 20.36),
-    "ml.g6.4xlarge": Instance(1, 24, 121),
-    "ml.g6.12xlarge": Instance(4, 24, 121),
-    "ml.g6e.4xlarge": Instance(1, 48, 362),
-    "ml.g6e.12xlarge": Instance(4, 48, 362),
-    "ml.p4d.24xlarge": Instance(8, 40, 312),
-    "ml.p5.48xlarge": Instance(8, 80, 989),
+    "ml.g5.2xlarge": Instance(1, 22.0, 70),
+    "ml.g5.4xlarge": Instance(1, 22.0, 70),
+    "ml.g5.12xlarge": Instance(4, 22.0, 70, 7.09),
+    "ml.g5.24xlarge": Instance(4, 22.0, 70, 10.18),
+    "ml.g5.48xlarge": Instance(8, 22.0, 70, 20.36),
+    "ml.g6.4xlarge": Instance(1, 22.0, 121),
+    "ml.g6.12xlarge": Instance(4, 22.0, 121),
+    "ml.g6e.4xlarge": Instance(1, 44.4, 362),
+    "ml.g6e.12xlarge": Instance(4, 44.4, 362),
+    "ml.p4d.24xlarge": Instance(8, 39.4, 312),
+    "ml.p5.48xlarge": Instance(8, 79.1, 989),
 }
-
-# What a driver leaves of a GPU's memory: an A10G of 24 GiB shows 22.1 GiB, an H100 of 80 GiB 79.2 GiB.
-USABLE_MEMORY = 0.92
 
 # Share of the peak that a plain LoRA run reaches; a finished run's tokens_per_second is better knowledge.
 ASSUMED_UTILIZATION = 0.2

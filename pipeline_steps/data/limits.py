@@ -1,10 +1,11 @@
 """What stops a dataset before it is published: each function raises DataError with all that its limit is about."""
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pipeline_steps.contract import dataset
-from pipeline_steps.contract.errors import DataError
+from pipeline_steps.contract import costs, dataset
+from pipeline_steps.contract.errors import DataError, StepError
 from pipeline_steps.data import lengths
 from pipeline_steps.data.duplicates import Decision
 from pipeline_steps.data.findings import Findings
@@ -74,3 +75,32 @@ def refuse_truncation(train_and_validation: Counter[int], max_input_length: int,
                 "shorten the rows"
             ]
         )
+
+
+def refuse_what_no_gpu_holds(job: "PrepareJob", model_folder: Path, longest: int) -> str | None:
+    """A training whose model or rows do not fit its GPUs, or that FineTune does not compute: told before it is paid for.
+
+    longest: tokens of the longest row. Returns one line on what fits; None where the instance's GPUs are not known.
+    """
+    instance = costs.INSTANCES.get(job.instance_type or "")
+    if instance is None:
+        return None
+    from transformers import AutoConfig
+
+    from pipeline_steps.training import decoder, memory
+
+    config = AutoConfig.from_pretrained(model_folder)
+    method: Any = "full" if job.peft_type == "None" else "qlora" if job.bits == 4 else "lora"
+    where = f"FineTune on {job.instance_count} x {job.instance_type}"
+    try:
+        decoder.check_supported(config)
+        plan = memory.plan(
+            config, method, job.lora_r, longest, instance.gpu_gib * 2**30, instance.gpus * job.instance_count,
+            job.gradient_checkpointing,
+        )  # fmt: skip
+    except StepError as error:
+        raise StepError(f"{where} would fail: {error}") from error
+    return (
+        f"{where} needs about {plan.bytes / 2**30:.1f} of {instance.gpu_gib:g} GiB of each GPU ({method}, streams of "
+        f"{plan.tokens} tokens, computing again: {plan.recompute})"
+    )

@@ -1,13 +1,14 @@
 """The memory estimate: what fits is chosen before anything is loaded, and the estimate is held against measurements."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import MistralConfig
+from transformers import GPT2Config, MistralConfig
 
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.training import memory
@@ -74,3 +75,28 @@ def test_checkpointing_that_is_asked_for_is_kept_to() -> None:
     assert memory.plan(MISTRAL_7B, "lora", 16, 512, H100, checkpointing="True").recompute == "layer"
     with pytest.raises(StepError, match="use bits 4 with peft_type lora, or gradient_checkpointing auto"):
         memory.plan(MISTRAL_7B, "lora", 16, 8192, GPU_24, checkpointing="False")
+
+
+def test_a_training_that_no_gpu_of_the_instance_holds_is_refused_while_the_data_is_prepared(tmp_path: Path) -> None:
+    from pipeline_steps.data.limits import refuse_what_no_gpu_holds
+    from pipeline_steps.prepare_data import PrepareJob
+
+    MISTRAL_7B.save_pretrained(tmp_path)
+    job = PrepareJob("raw", tmp_path, "instruction", instance_type="ml.g5.12xlarge")
+    said = refuse_what_no_gpu_holds(job, tmp_path, longest=2048)
+    assert said and "FineTune on 1 x ml.g5.12xlarge needs about 1" in said and "of 22 GiB of each GPU (lora" in said
+    with pytest.raises(
+        StepError, match=r"FineTune on 1 x ml.g5.12xlarge would fail: training needs about .* use peft_type"
+    ):
+        refuse_what_no_gpu_holds(replace(job, peft_type="None"), tmp_path, longest=2048)
+    assert refuse_what_no_gpu_holds(replace(job, instance_type="ml.p99.large"), tmp_path, longest=2048) is None
+
+
+def test_a_model_that_fine_tune_does_not_compute_is_refused_while_the_data_is_prepared(tmp_path: Path) -> None:
+    from pipeline_steps.data.limits import refuse_what_no_gpu_holds
+    from pipeline_steps.prepare_data import PrepareJob
+
+    GPT2Config().save_pretrained(tmp_path)
+    job = PrepareJob("raw", tmp_path, "instruction", instance_type="ml.g5.12xlarge")
+    with pytest.raises(StepError, match="would fail: this base model cannot be fine-tuned here: model_type is 'gpt2'"):
+        refuse_what_no_gpu_holds(job, tmp_path, longest=512)
