@@ -23,7 +23,7 @@ class OperationsStack(Stack):
         id_: str,
         *,
         settings: Settings,
-        data_rules: Sequence[events.CfnRule],
+        rules: Sequence[events.CfnRule],
         **kwargs: object,
     ) -> None:
         super().__init__(scope, id_, **kwargs)  # type: ignore[arg-type]
@@ -73,7 +73,7 @@ class OperationsStack(Stack):
             targets=[targets.SnsTopic(topic, message=events.RuleTargetInput.from_text(f"{execution}: {why}"))],
         )
 
-        for rule in data_rules:
+        for rule in rules:
             cloudwatch.Alarm(
                 self,
                 f"{rule.node.id}NotStarted",
