@@ -24,6 +24,9 @@ Serve = Literal["merged", "adapter"]
 AlarmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,254}$")]
 
 
+ALARM_PERIOD_SECONDS = 60  # AWS publishes an endpoint's metrics once a minute
+
+
 class SettingsError(ValueError):
     """A configuration file that cannot be used; the message lists every problem in it."""
 
@@ -302,13 +305,13 @@ class ReleaseSettings(Group):
         description="the old instances stay that long after all traffic has moved, still watched",
     )
     max_error_share: float = Field(
-        default=0.05, ge=0, lt=1, description="share of the new model's answers that may be 5xx, in one alarm period"
+        default=0.05, ge=0, lt=1, description="share of the new model's answers that may be 5xx, in a minute"
     )
     max_p95_latency_seconds: float = Field(
-        default=30, gt=0, le=60, description="95th percentile of the new model's latency, in each of two alarm periods"
-    )
-    alarm_period_seconds: int = Field(
-        default=60, description="of the rollback alarms; AWS publishes endpoint metrics once a minute"
+        default=30,
+        gt=0,
+        le=60,
+        description="95th percentile of the new model's latency, in two minutes after each other",
     )
     quality_alarms: list[AlarmName] = Field(
         default=[], max_length=8, description="alarms of yours that take a release back too, by name"
@@ -352,15 +355,10 @@ class ReleaseSettings(Group):
                 f"max_instance_count ({self.max_instance_count}) is below instance_count ({self.instance_count}); raise it, "
                 "or remove it for no autoscaling"
             )
-        if self.alarm_period_seconds not in (10, 20, 30) and self.alarm_period_seconds % 60:
+        if self.shape == "variant" and self.canary_instances and self.canary_wait_seconds < 2 * ALARM_PERIOD_SECONDS:
             problems.append(
-                f"alarm_period_seconds is {self.alarm_period_seconds}; CloudWatch knows 10, 20, 30 and multiples of 60"
-            )
-        watched, needed = self.canary_wait_seconds, 2 * self.alarm_period_seconds
-        if self.shape == "variant" and self.canary_instances and watched < needed:
-            problems.append(
-                f"canary_wait_seconds is {watched}, too short for the alarms to ring: they look at two periods of "
-                f"{self.alarm_period_seconds} s; set it to {needed} or more"
+                f"canary_wait_seconds is {self.canary_wait_seconds}, too short for the alarms to ring: they look at two periods of "
+                f"{ALARM_PERIOD_SECONDS} s; set it to {2 * ALARM_PERIOD_SECONDS} or more"
             )
         moving = self.canary_wait_seconds + self.bake_seconds
         if moving > 60 * self.max_update_minutes - 300:

@@ -7,6 +7,7 @@ from pipeline_steps.release.job import Aws, DeployJob
 
 Dimensions = dict[str, str]
 MICROSECONDS = 1_000_000
+PERIOD_SECONDS = 60  # AWS publishes an endpoint's metrics once a minute
 
 
 def put(aws: Aws, job: DeployJob, watched: str, dimensions: Dimensions) -> None:
@@ -21,7 +22,7 @@ def requests(job: DeployJob, watched: str, dimensions: Dimensions) -> list[dict[
     shared = {
         "Namespace": "AWS/SageMaker",
         "Dimensions": [{"Name": name, "Value": value} for name, value in dimensions.items()],
-        "Period": job.alarm_period_seconds,
+        "Period": PERIOD_SECONDS,
         "ComparisonOperator": "GreaterThanThreshold",
         "TreatMissingData": "notBreaching",
     }

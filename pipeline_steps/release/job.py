@@ -43,7 +43,6 @@ class DeployJob:
     bake_seconds: int
     max_error_share: float
     max_p95_latency_seconds: float
-    alarm_period_seconds: int
     quality_alarms: list[str]
     min_answer_agreement: float
     max_update_minutes: int
