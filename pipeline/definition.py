@@ -432,6 +432,10 @@ def serving_environment(settings: Settings) -> dict[str, str]:
     """
     return {
         "HF_MODEL_ID": "/opt/ml/model",
+        # Named, since LMI would otherwise take a model.py beside the weights for the whole handler.
+        "OPTION_ENTRYPOINT": "djl_python.lmi_vllm.vllm_async_service",
+        "OPTION_ASYNC_MODE": "true",
+        "OPTION_ROLLING_BATCH": "disable",
         "TENSOR_PARALLEL_DEGREE": "1",
         "OPTION_DTYPE": "bf16",  # as Evaluate loads it
         "OPTION_MAX_MODEL_LEN": str(settings.release.max_total_tokens),

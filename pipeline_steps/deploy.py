@@ -10,6 +10,8 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
+from botocore.exceptions import ClientError
+
 from pipeline_steps.contract import files, json_files
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.messages import tell_result
@@ -70,7 +72,13 @@ def run(job: DeployJob) -> None:
         raise StepError(f"{error}; {outcome}") from None
 
     # 4. Autoscaling, and earlier releases beyond those that are kept.
-    release.settle()
+    try:
+        release.settle()
+    except ClientError as error:
+        raise StepError(
+            f"{release.target} serves {package.arn} and was seen to answer, but autoscaling or the clean-up failed: {error}; "
+            "mend it and start the deploy pipeline again"
+        ) from error
 
     json_files.write(
         job.output / files.DEPLOYMENT_FILE,

@@ -94,9 +94,8 @@ def found(describe: Any, **name: str) -> dict[str, Any] | None:
 
 def is_missing(error: ClientError) -> bool:
     code, text = error.response["Error"]["Code"], str(error).lower()
-    return (
-        code in ("ResourceNotFound", "ObjectNotFoundException") or "could not find" in text or "does not exist" in text
-    )
+    words = ("could not find", "does not exist", "no scalable target found")
+    return code in ("ResourceNotFound", "ObjectNotFoundException") or any(word in text for word in words)
 
 
 def is_busy(error: ClientError) -> bool:
