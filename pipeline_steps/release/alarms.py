@@ -48,25 +48,27 @@ def requests(job: DeployJob, watched: str, dimensions: Dimensions) -> list[dict[
     ]
 
 
-def rollback_configuration(aws: Aws, job: DeployJob, watched: str) -> dict[str, Any]:
-    """AutoRollbackConfiguration with every alarm that does not ring already.
+def rollback(aws: Aws, job: DeployJob, watched: str) -> dict[str, Any]:
+    """AutoRollbackConfiguration, in a dictionary of its own, with every alarm that does not ring already.
 
     One that rings before the update would take back any release, also the one that mends what it rings for.
     """
     names = [*releases.alarm_names(watched), *job.quality_alarms]
     already = ringing(aws, names)
-    for name in already:
-        print(
-            f"the alarm {name} rings already, so it cannot judge this release and is left out: {already[name]}",
-            flush=True,
-        )
-    return {"Alarms": [{"AlarmName": name} for name in names if name not in already]}
+    for name, reason in already.items():
+        print(f"the alarm {name} rings already, so it cannot judge this release and is left out: {reason}", flush=True)
+    judging = [{"AlarmName": name} for name in names if name not in already]
+    return {"AutoRollbackConfiguration": {"Alarms": judging}} if judging else {}
 
 
 def ringing(aws: Aws, names: list[str]) -> dict[str, str]:
     """Those of the alarms that ring now, with the reason that CloudWatch gives."""
-    alarms = aws.cloudwatch.describe_alarms(AlarmNames=names, StateValue="ALARM")["MetricAlarms"]
-    return {alarm["AlarmName"]: alarm.get("StateReason", "no reason given") for alarm in alarms}
+    alarms = aws.cloudwatch.describe_alarms(AlarmNames=names)["MetricAlarms"]
+    return {
+        alarm["AlarmName"]: alarm.get("StateReason", "no reason given")
+        for alarm in alarms
+        if alarm["StateValue"] == "ALARM"
+    }
 
 
 def delete(aws: Aws, watched: str) -> None:

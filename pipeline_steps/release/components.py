@@ -334,8 +334,7 @@ class Components:
             alarms.put(
                 self._aws, self._job, self._job.component_name, {"InferenceComponentName": self._job.component_name}
             )
-            request["DeploymentConfig"] = rolling_update(self._job)
-            request["DeploymentConfig"]["AutoRollbackConfiguration"] = alarms.rollback_configuration(
+            request["DeploymentConfig"] = rolling_update(self._job) | alarms.rollback(
                 self._aws, self._job, self._job.component_name
             )
             if not component["RuntimeConfig"]["CurrentCopyCount"]:  # asleep: nothing could be asked

@@ -227,9 +227,7 @@ class Variant:
             scaling.stop(self._aws, scaling.target_of_variant(self._job.endpoint_name))
         alarms.put(self._aws, self._job, self.name, fleet(self._job, self.name))
         request = update_request(self._job, self.name)
-        request["DeploymentConfig"]["AutoRollbackConfiguration"] = alarms.rollback_configuration(
-            self._aws, self._job, self.name
-        )
+        request["DeploymentConfig"] |= alarms.rollback(self._aws, self._job, self.name)
         return self._try(self._aws.sagemaker.update_endpoint, **request)
 
     def _try(self, call: Any, **request: Any) -> bool:
