@@ -86,6 +86,7 @@ def endpoint(deployment: Deployment) -> dict[str, Any] | None:
         "instances": sum(one.get("CurrentInstanceCount", 0) for one in described.get("ProductionVariants", [])),
         "changed": described["LastModifiedTime"].isoformat(),
         "failure": described.get("FailureReason"),
+        "last_rejected": _last_rejected(deployment),
         "components": [],
         "alarms": {},
     }
@@ -125,8 +126,10 @@ def render(view: dict[str, Any]) -> Table:
         "configuration": view["configuration"],
         "instances": str(view["instances"]),
         "changed": view["changed"],
-        "last failure": view["failure"] or "-",
+        "failure": view["failure"] or "-",
     }
+    if rejected := view["last_rejected"]:
+        rows["last rejected"] = f"version {rejected['version']}: {rejected['note']}"
     for component in view["components"]:
         copies = "" if component["copies"] is None else f", {component['copies']} copies"
         rows[f"component {component['name']}"] = f"{component['status']}{copies}"
@@ -135,6 +138,14 @@ def render(view: dict[str, Any]) -> Table:
     for label, value in rows.items():
         table.add_row(label, value)
     return table
+
+
+def _last_rejected(deployment: Deployment) -> dict[str, Any] | None:
+    found = packages.arns(deployment, "Rejected")[:1]
+    if not found:
+        return None
+    note = deployment.sagemaker.describe_model_package(ModelPackageName=found[0]).get("ApprovalDescription", "")
+    return {"package": found[0], "version": releases.version(found[0]), "note": note}
 
 
 def _found(describe: Any, **name: str) -> Any:

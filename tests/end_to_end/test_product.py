@@ -15,7 +15,7 @@ import boto3
 import pytest
 
 from cli import comparisons, datasets, demo, executions, reports, validation
-from cli.aws import REPOSITORY, Deployment
+from cli.aws import LOCAL_CREDENTIALS, REPOSITORY, Deployment
 from cli.console import CommandError
 from pipeline_steps.contract import evaluation as contract
 from pipeline_steps.contract import files

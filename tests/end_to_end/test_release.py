@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +16,9 @@ from typing import Any
 import pytest
 
 from cli import datasets, executions, packages, releases
-from cli.aws import REPOSITORY, STEPS_PYTHON, Deployment
+from cli.aws import REPOSITORY, Deployment
 from local_aws import LocalAws
-from tests.end_to_end.clients import Load, environment_of, finetune
+from tests.end_to_end.clients import Load, finetune
 
 
 def release(deployment: Deployment, package: str) -> executions.ExecutionView:
@@ -79,11 +78,11 @@ def children(pid: int) -> Iterator[int]:
 
 
 def serving_processes(aws: LocalAws) -> list[int]:
-    """The processes that have the model loaded: the innermost ones of each container."""
+    """The processes that have the model loaded: `python3 -m local_aws.lmi` in each container."""
     found = []
     for pid in children(aws.pid):
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if command[0].endswith(b"python3") and any(part.endswith(b"lmi_server.py") for part in command[:3]):
+        if command[0].endswith(b"python3") and command[1:3] == [b"-m", b"local_aws.lmi"]:
             found.append(pid)
     return found
 
@@ -284,7 +283,8 @@ def test_the_endpoints_command_tells_what_serves(deployment: Deployment, second:
     assert finished.returncode == 0, finished.stderr
     (view,) = json.loads(finished.stdout)["endpoints"]
     assert view["package"] == second and view["status"] == "InService" and view["instances"] == 2
-    assert "did not" in view["failure"] or "rolled back" in view["failure"] or view["failure"] is None
+    assert view["last_rejected"]["note"].startswith("Its release failed: the endpoint tiny does not answer as")
+    assert set(view["alarms"]) == {f"{view['release']}-5xx", f"{view['release']}-p95"}
     assert second in finetune(deployment, "endpoints").stdout
 
 
@@ -319,52 +319,3 @@ def test_no_more_releases_are_kept_than_the_settings_say(deployment: Deployment,
     models = [one["ModelName"] for one in deployment.sagemaker.list_models(NameContains="tiny-v")["Models"]]
     assert sorted(models) == sorted(names)
     assert endpoint(deployment)["EndpointConfigName"] in names
-
-
-# ---------------------------------------------------------------- the step itself, on an endpoint of its own
-
-
-def deploy_step(deployment: Deployment, package: str, endpoint_name: str, output: Path) -> Any:
-    """Deploy as its job runs it, for another endpoint."""
-    definition = json.loads(
-        deployment.sagemaker.describe_pipeline(PipelineName=deployment.settings.deploy_pipeline_name)[
-            "PipelineDefinition"
-        ]
-    )
-    arguments = definition["Steps"][0]["Arguments"]["AppSpecification"]["ContainerArguments"]
-    flags = [package if isinstance(argument, dict) else argument for argument in arguments]
-    for flag in ("--endpoint_name", "--component_name"):
-        flags[flags.index(flag) + 1] = endpoint_name
-    command = [str(STEPS_PYTHON), "-m", "pipeline_steps", *flags, "--output", str(output)]
-    return subprocess.run(
-        command, cwd=REPOSITORY, env=environment_of(deployment), capture_output=True, text=True, check=False
-    )
-
-
-def test_a_first_release_that_fails_leaves_nothing_behind(deployment: Deployment, first: str, tmp_path: Path) -> None:
-    bad = copy_of(deployment, first, "PendingManualApproval", faults="exit_at_start")
-    deployment.sagemaker.update_model_package(ModelPackageArn=bad, ModelApprovalStatus="Approved")
-    before = executions.follow(deployment, releases.wait_for_start(deployment, bad, time.time()))
-    assert before.status == "Failed"
-    deployment.sagemaker.update_model_package(ModelPackageArn=bad, ModelApprovalStatus="Approved")
-    executions.follow(deployment, releases.wait_for_start(deployment, bad, time.time()))
-
-
-def test_a_model_whose_bytes_were_changed_after_its_registration_is_refused(
-    deployment: Deployment, first: str, tmp_path: Path
-) -> None:
-    bucket = deployment.artifact_bucket
-    source = deployment.sagemaker.describe_model_package(ModelPackageName=first)["InferenceSpecification"]
-    prefix = source["Containers"][0]["ModelDataSource"]["S3DataSource"]["S3Uri"].removeprefix(f"s3://{bucket}/")
-    for one in deployment.s3.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]:
-        name = one["Key"].removeprefix(prefix)
-        deployment.s3.copy_object(
-            Bucket=bucket, Key=f"runs/changed/{name}", CopySource={"Bucket": bucket, "Key": one["Key"]}
-        )
-    changed = copy_of(deployment, first, "PendingManualApproval", model_uri=f"s3://{bucket}/runs/changed/")
-    time.sleep(1.1)  # S3 counts seconds
-    deployment.s3.put_object(Bucket=bucket, Key="runs/changed/model.safetensors", Body=b"other weights")
-    finished = finetune(deployment, "approve", changed, "--yes", "--follow")
-    assert finished.returncode == 3
-    assert "model.safetensors; they are not what was approved" in " ".join(finished.stdout.split())
-    assert served_package(deployment) == first
