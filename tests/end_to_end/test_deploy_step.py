@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,28 @@ TIME_FACTOR = 300
 TRUST = {
     "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "sagemaker.amazonaws.com"}}]
 }
-# Answers every prompt with the words of the file answer.txt among the model's files.
+# Answers every prompt with the words of the file answer.txt among the model's files, or among those of the adapter asked for.
 SERVE = """#!/usr/bin/env python3
 import http.server, json, os
+
+ADAPTERS = {}
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
         self.answer({})
+    def do_DELETE(self):
+        ADAPTERS.pop(self.path.rsplit("/", 1)[-1], None)
+        self.answer({})
     def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.answer([{"generated_text": open("/opt/ml/model/answer.txt").read()}])
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/adapters":
+            adapter = json.loads(body)
+            ADAPTERS[adapter["name"]] = open(adapter["src"] + "/answer.txt").read()
+            return self.answer({})
+        name = self.headers.get("X-Amzn-SageMaker-Adapter-Identifier")
+        text = ADAPTERS[name] if name else open("/opt/ml/model/answer.txt").read()
+        self.answer([{"generated_text": text}])
     def answer(self, content):
         body = json.dumps(content).encode()
         self.send_response(200)
@@ -85,13 +96,21 @@ class Cloud:
             service, REGION, endpoint_url=self.aws.url, aws_access_key_id="local", aws_secret_access_key="local"
         )
 
-    def package(self, answer: str, *, status: str = "Approved", recorded: str | None = None, faults: str = "") -> str:
+    def package(
+        self,
+        answer: str,
+        *,
+        status: str = "Approved",
+        recorded: str | None = None,
+        faults: str = "",
+        base: str = "b" * 64,
+    ) -> str:
         """A model that answers `answer`, registered with `recorded` (the same) as what it answered at evaluation."""
         prefix = f"runs/{uuid.uuid4().hex}"
-        training = {"schema_version": 1, "model_digest": uuid.uuid4().hex, "base_model_digest": "b" * 64, "files": {}}
+        training = {"schema_version": 1, "model_digest": uuid.uuid4().hex, "base_model_digest": base, "files": {}}
         self.s3.put_object(Bucket=BUCKET, Key=f"{prefix}/model/answer.txt", Body=answer.encode())
         self.s3.put_object(Bucket=BUCKET, Key=f"{prefix}/model/training.json", Body=json.dumps(training).encode())
-        self.s3.put_object(Bucket=BUCKET, Key=f"{prefix}/model/adapter/adapter_config.json", Body=b"{}")
+        self.s3.put_object(Bucket=BUCKET, Key=f"{prefix}/model/adapter/answer.txt", Body=answer.encode())
         folder = Path(os.environ["PYTEST_TMP"]) / prefix
         golden = [GoldenRequest("Who are you?", {"max_new_tokens": 8, "do_sample": False}, recorded or answer)]
         evaluation.write(folder, sample_evaluation(golden_requests=golden), [])
@@ -155,12 +174,18 @@ class Cloud:
         output = Path(os.environ["PYTEST_TMP"]) / uuid.uuid4().hex
         return self.end(self.start(package, endpoint, settings, output), output)
 
-    def serves(self, endpoint: str) -> str:
-        answer = self.client("sagemaker-runtime").invoke_endpoint(EndpointName=endpoint, Body=b"{}")
+    def serves(self, endpoint: str, component: str | None = None) -> str:
+        addressed = {"EndpointName": endpoint, **({"InferenceComponentName": component} if component else {})}
+        answer = self.client("sagemaker-runtime").invoke_endpoint(**addressed, Body=b"{}")
         return json.loads(answer["Body"].read())[0]["generated_text"]
 
-    def named(self, endpoint: str) -> dict[str, str]:
-        arn = self.sagemaker.describe_endpoint(EndpointName=endpoint)["EndpointArn"]
+    def named(self, endpoint: str, component: str | None = None) -> dict[str, str]:
+        """The tags of an endpoint, or of a component."""
+        if component:
+            described = self.sagemaker.describe_inference_component(InferenceComponentName=component)
+            arn = described["InferenceComponentArn"]
+        else:
+            arn = self.sagemaker.describe_endpoint(EndpointName=endpoint)["EndpointArn"]
         return {tag["Key"]: tag["Value"] for tag in self.sagemaker.list_tags(ResourceArn=arn)["Tags"]}
 
     def parts(self, endpoint: str) -> dict[str, list[str]]:
@@ -175,6 +200,16 @@ class Cloud:
             "alarms": [one["AlarmName"] for one in alarms],
         }
         return {kind: sorted(name for name in names if name.startswith(prefix)) for kind, names in found.items()}
+
+    def copies(self, component: str) -> int:
+        described = self.sagemaker.describe_inference_component(InferenceComponentName=component)
+        return int(described["RuntimeConfig"]["CurrentCopyCount"])
+
+    def until(self, what: Callable[[], bool], seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < deadline, f"not so after {seconds} s"
+            time.sleep(0.1)
 
     def status(self, package: str) -> tuple[str, str]:
         described = self.sagemaker.describe_model_package(ModelPackageName=package)
@@ -281,10 +316,7 @@ def test_a_release_that_was_cut_off_is_gone_on_with(cloud: Cloud) -> None:
     assert cloud.deploy(old, "e", CANARY).code == 0
     output = Path(os.environ["PYTEST_TMP"]) / "cut-off"
     process = cloud.start(new, "e", CANARY, output)
-    deadline = time.monotonic() + 30
-    while cloud.sagemaker.describe_endpoint(EndpointName="e")["EndpointStatus"] != "Updating":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    cloud.until(lambda: cloud.sagemaker.describe_endpoint(EndpointName="e")["EndpointStatus"] == "Updating")
     process.kill()
     process.communicate()
     assert cloud.named("e")["model-package"] == old, "it is not said to serve what nobody has seen"
@@ -360,3 +392,102 @@ def test_what_is_refused_by_sagemaker_leaves_nothing_behind(cloud: Cloud) -> Non
     assert step.code == 1 and "SageMaker refuses i-v" in step.output
     assert cloud.parts("i") == NOTHING
     assert cloud.status(package)[0] == "Approved", "the model is not to blame"
+
+
+# ---------------------------------------------------------------- inference components
+
+COMPONENTS = ReleaseSettings(
+    shape="inference_components", max_instance_count=2, canary_wait_seconds=300, bake_seconds=0, kept_releases=2
+)  # fmt: skip
+ADAPTERS = ReleaseSettings.model_validate(COMPONENTS.model_dump() | {"serve": "adapter", "endpoint": "shared"})
+
+
+def test_a_component_is_released_updated_and_taken_back(cloud: Cloud) -> None:
+    first, second = cloud.package("I am the first"), cloud.package("I am the second")
+    step = cloud.deploy(first, "k", COMPONENTS)
+    assert (step.code, step.deployment["action"]) == (0, "created"), step.output
+    assert cloud.serves("k", "k") == "I am the first" and cloud.named("k", "k")["model-package"] == first
+    assert cloud.deploy(first, "k", COMPONENTS).deployment["action"] == "unchanged"
+
+    step = cloud.deploy(second, "k", COMPONENTS)
+    assert (step.code, step.deployment["action"]) == (0, "updated"), step.output
+    assert cloud.serves("k", "k") == "I am the second" and cloud.named("k", "k")["model-package"] == second
+
+    bad = cloud.package("I cannot start", faults="exit_at_start")
+    wrong = cloud.package("something else", recorded="what was evaluated")
+    for package, said in ((bad, "was rolled back"), (wrong, "does not answer as the evaluated model did")):
+        step = cloud.deploy(package, "k", COMPONENTS)
+        assert step.code == 1 and said in step.output, step.output
+        assert cloud.serves("k", "k") == "I am the second" and cloud.named("k", "k")["model-package"] == second
+        assert cloud.status(package)[0] == "Rejected"
+    assert len(cloud.parts("k")["models"]) == 2
+
+
+def test_a_component_sleeps_while_nobody_asks_wakes_when_somebody_does_and_is_updated_in_its_sleep(
+    cloud: Cloud,
+) -> None:
+    settings = ReleaseSettings.model_validate(COMPONENTS.model_dump() | {"scale_to_zero": True})
+    assert cloud.deploy(cloud.package("I sleep"), "z", settings).code == 0
+    (target,) = cloud.autoscaling.describe_scalable_targets(
+        ServiceNamespace="sagemaker", ResourceIds=["inference-component/z"]
+    )["ScalableTargets"]
+    assert (target["MinCapacity"], target["MaxCapacity"]) == (0, 2)
+
+    cloud.until(lambda: cloud.copies("z") == 0)
+    with pytest.raises(cloud.sagemaker.exceptions.ClientError, match="has no capacity"):
+        cloud.serves("z", "z")
+    cloud.until(lambda: cloud.copies("z") > 0)
+    assert cloud.serves("z", "z") == "I sleep"
+
+    cloud.until(lambda: cloud.copies("z") == 0)
+    step = cloud.deploy(cloud.package("I was updated in my sleep"), "z", settings)
+    assert (step.code, step.deployment["action"]) == (0, "updated"), step.output
+
+
+def test_a_first_component_that_fails_leaves_nothing_behind(cloud: Cloud) -> None:
+    step = cloud.deploy(cloud.package("I cannot start", faults="exit_at_start"), "m", COMPONENTS)
+    assert step.code == 1 and "nothing of it is left behind" in step.output, step.output
+    assert cloud.parts("m") == NOTHING
+    with pytest.raises(cloud.sagemaker.exceptions.ClientError, match="Could not find endpoint"):
+        cloud.sagemaker.describe_endpoint(EndpointName="m")
+
+
+def test_two_deployments_share_a_base_with_an_adapter_each(cloud: Cloud) -> None:
+    cloud.s3.put_object(Bucket=BUCKET, Key="base-models/base/answer.txt", Body=b"I am the base")
+    one, two = cloud.package("I am adapter one"), cloud.package("I am adapter two")
+    for package, name in ((one, "one"), (two, "two")):
+        step = cloud.deploy(package, name, ADAPTERS)
+        assert (step.code, step.deployment["action"]) == (0, "created"), step.output
+        assert cloud.named("shared", name)["model-package"] == package
+    assert cloud.serves("shared", "one") == "I am adapter one"
+    assert cloud.serves("shared", "two") == "I am adapter two"
+    assert cloud.serves("shared", "shared-base") == "I am the base"
+
+    newer = cloud.package("I am a newer one")
+    step = cloud.deploy(newer, "one", ADAPTERS)
+    assert (step.code, step.deployment["action"]) == (0, "updated"), step.output
+    assert cloud.serves("shared", "one") == "I am a newer one"
+    wrong = cloud.package("something else", recorded="what was evaluated")
+    assert cloud.deploy(wrong, "one", ADAPTERS).code == 1
+    assert cloud.serves("shared", "one") == "I am a newer one"
+    assert cloud.serves("shared", "two") == "I am adapter two"
+
+
+def test_an_adapter_of_another_base_is_refused(cloud: Cloud) -> None:
+    step = cloud.deploy(cloud.package("I am foreign", base="c" * 64), "three", ADAPTERS)
+    assert step.code == 1
+    assert "serves the base model bbbbbbbbbbbb and this adapter was trained on cccccccccccc" in step.output
+    assert cloud.serves("shared", "two") == "I am adapter two"
+
+
+def test_a_variant_does_not_become_a_component_nor_the_reverse(cloud: Cloud) -> None:
+    package = cloud.package("I keep my shape")
+    for name, kept, wanted, said in (
+        ("v", CANARY, COMPONENTS, "serves a model of its own and release.shape is 'inference_components'"),
+        ("w", COMPONENTS, CANARY, "hosts inference components and release.shape is 'variant'"),
+    ):
+        assert cloud.deploy(package, name, kept).code == 0
+        step = cloud.deploy(package, name, wanted)
+        assert step.code == 1 and said in step.output, step.output
+    assert cloud.serves("v") == cloud.serves("w", "w") == "I keep my shape"
+    assert cloud.status(package)[0] == "Approved"
