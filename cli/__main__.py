@@ -357,7 +357,16 @@ def compare_command(
 
 @app.command("invoke")
 def invoke_command(
-    prompt: Annotated[str, typer.Argument(help="The prompt, as the model was trained to read it.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt, as the model was trained to read it; with --chat a question.")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option("--column", "-c", help="Name=Value of the prompt template, instead of a prompt; repeat it."),
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option(help="Ask in OpenAI's chat form; the template is put around the question.")
+    ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the answer at most.")] = 128,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     as_json: Annotated[
@@ -366,10 +375,8 @@ def invoke_command(
     environment: Environment = "dev",
 ) -> None:
     """Ask the endpoint; the answer appears as the model writes it."""
-    parameters: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
-    if temperature > 0:
-        parameters["temperature"] = temperature
-    deployment, request = _deployment(environment, as_json), {"inputs": prompt, "parameters": parameters}
+    request = invocation.request(prompt, column or [], chat, max_new_tokens, temperature)
+    deployment = _deployment(environment, as_json)
     if as_json:
         print(json.dumps(invocation.ask(deployment, request), ensure_ascii=False))
         return

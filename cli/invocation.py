@@ -10,6 +10,27 @@ from cli.aws import Deployment
 from cli.console import CommandError
 
 
+def request(
+    prompt: str | None, columns: list[str], chat: bool, max_new_tokens: int, temperature: float
+) -> dict[str, Any]:
+    """A request in the form that fits: a prompt as it is, the template's columns (Name=Value each), or a chat."""
+    problems = [f"--column {pair}: expected Name=Value" for pair in columns if "=" not in pair]
+    if (prompt is None) == (not columns):
+        problems.append("give either a prompt or the columns of the prompt template (--column Name=Value)")
+    if chat and columns:
+        problems.append("--chat takes a question and no columns")
+    if problems:
+        raise CommandError("; ".join(problems))
+    if chat:
+        messages = [{"role": "user", "content": prompt}]
+        return {"messages": messages, "max_tokens": max_new_tokens, "temperature": temperature}
+    parameters: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
+    if temperature > 0:
+        parameters["temperature"] = temperature
+    inputs = dict(pair.split("=", 1) for pair in columns) if columns else prompt
+    return {"inputs": inputs, "parameters": parameters}
+
+
 def ask(deployment: Deployment, request: dict[str, Any]) -> Any:
     """The endpoint's whole answer. Raises CommandError with what the endpoint says against the request."""
     try:

@@ -102,12 +102,16 @@ def endpoint(deployment: Deployment) -> dict[str, Any] | None:
                     "failure": component.get("FailureReason"),
                 }
             )
-    prefixes = {settings.endpoint_name, settings.name}
-    for prefix in sorted(prefixes):
-        for page in (
-            deployment.client("cloudwatch").get_paginator("describe_alarms").paginate(AlarmNamePrefix=f"{prefix}-")
-        ):
-            view["alarms"] |= {alarm["AlarmName"]: alarm["StateValue"] for alarm in page["MetricAlarms"]}
+    watched = {settings.endpoint_name, settings.name}
+    for page in deployment.client("cloudwatch").get_paginator("describe_alarms").paginate():
+        for alarm in page["MetricAlarms"]:
+            names = {
+                one["Value"]
+                for one in alarm.get("Dimensions", [])
+                if one["Name"] in ("EndpointName", "InferenceComponentName")
+            }
+            if names & watched:
+                view["alarms"][alarm["AlarmName"]] = alarm["StateValue"]
     return view
 
 

@@ -31,7 +31,7 @@ from pipeline.sdk import (
     serving_image,
     training_image,
 )
-from pipeline_steps.contract import files
+from pipeline_steps.contract import files, releases
 from pipeline_steps.contract.comparison import Sampling
 from pipeline_steps.contract.hyperparameters import Hyperparameters
 
@@ -63,6 +63,8 @@ METRIC_DEFINITIONS = [
         ("train:learning_rate", "learning_rate"),
     )
 ]
+
+ENDPOINT_VARIANT = releases.VARIANT
 
 # CUDA 13 images need this host image under an endpoint; older default hosts have too old a driver.
 INFERENCE_AMI_VERSION = "al2-ami-sagemaker-inference-gpu-3-1"

@@ -46,3 +46,28 @@ def test_a_stream_that_the_service_breaks_off_is_an_error() -> None:
     events = [{"PayloadPart": {"Bytes": b"{}"}}, {"ModelStreamError": {"Message": "the container died"}}]
     with pytest.raises(CommandError, match=r"broken off \(ModelStreamError\): the container died"):
         list(invocation.parts(events))
+
+
+def test_a_request_takes_the_form_that_fits_what_is_given() -> None:
+    assert invocation.request("Hello", [], False, 8, 0.0) == {
+        "inputs": "Hello",
+        "parameters": {"max_new_tokens": 8, "do_sample": False},
+    }
+    columns = invocation.request(None, ["instruction=Sum up", "context=a=b"], False, 8, 0.7)
+    assert columns["inputs"] == {"instruction": "Sum up", "context": "a=b"}
+    assert columns["parameters"] == {"max_new_tokens": 8, "do_sample": True, "temperature": 0.7}
+    assert invocation.request("Hello", [], True, 8, 0.0)["messages"] == [{"role": "user", "content": "Hello"}]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "columns", "chat", "said"),
+    [
+        (None, [], False, "either a prompt or the columns"),
+        ("Hello", ["a=b"], False, "either a prompt or the columns"),
+        (None, ["instruction"], False, "--column instruction: expected Name=Value"),
+        (None, ["a=b"], True, "--chat takes a question and no columns"),
+    ],
+)
+def test_what_is_no_request_is_told(prompt: str | None, columns: list[str], chat: bool, said: str) -> None:
+    with pytest.raises(CommandError, match=said):
+        invocation.request(prompt, columns, chat, 8, 0.0)

@@ -284,8 +284,22 @@ def test_the_endpoints_command_tells_what_serves(deployment: Deployment, second:
     (view,) = json.loads(finished.stdout)["endpoints"]
     assert view["package"] == second and view["status"] == "InService" and view["instances"] == 2
     assert view["last_rejected"]["note"].startswith("Its release failed: the endpoint tiny does not answer as")
-    assert set(view["alarms"]) == {f"{view['release']}-5xx", f"{view['release']}-p95"}
+    assert {f"{view['release']}-5xx", f"{view['release']}-p95"} < set(view["alarms"])
+    assert len(view["alarms"]) == 4, "those of the release, and those that people hear of"
     assert second in finetune(deployment, "endpoints").stdout
+
+
+def test_the_invoke_command_asks_in_every_form_and_tells_what_the_endpoint_refuses(deployment: Deployment) -> None:
+    options = ("--max-new-tokens", "4")
+    whole = finetune(deployment, "invoke", "When does the ferry", "--json", *options)
+    assert whole.returncode == 0, whole.stderr
+    streamed = finetune(deployment, "invoke", "When does the ferry", *options)
+    assert streamed.stdout.rstrip("\n") == json.loads(whole.stdout)[0]["generated_text"].rstrip("\n")
+    columns = ("-c", "instruction=When does the ferry leave?", "-c", "context=At nine.")
+    assert finetune(deployment, "invoke", *columns, *options).returncode == 0
+    assert finetune(deployment, "invoke", "When does the ferry leave?", "--chat", *options).returncode == 0
+    refused = finetune(deployment, "invoke", "-c", "instruktion=When?", *options)
+    assert refused.returncode == 1 and "instruktion" in refused.stdout
 
 
 def test_rollback_leads_to_the_package_before_without_a_failed_request(

@@ -144,6 +144,16 @@ def test_an_approval_starts_the_deploy_pipeline_with_its_package_and_nothing_els
     ]
 
 
+def test_people_hear_of_an_endpoint_that_fails_or_is_slow(resources: dict[str, Any]) -> None:
+    alarms = [
+        one for one in of_type(resources, "AWS::CloudWatch::Alarm").values() if one["Namespace"] == "AWS/SageMaker"
+    ]
+    assert sorted(one["MetricName"] for one in alarms) == ["Invocation5XXErrors", "ModelLatency"]
+    for alarm in alarms:
+        assert {"Name": "EndpointName", "Value": "mistral-7b"} in alarm["Dimensions"]
+        assert alarm["AlarmActions"] and alarm["TreatMissingData"] == "notBreaching"
+
+
 def test_a_release_may_reject_a_package_and_never_approve_one(resources: dict[str, Any]) -> None:
     statements = [
         statement
