@@ -4,7 +4,8 @@ import time
 from typing import Any
 
 from botocore.exceptions import ClientError
-from rich.table import Table
+from rich.console import Group
+from rich.text import Text
 
 from cli import executions, packages
 from cli.aws import Deployment
@@ -115,10 +116,8 @@ def endpoint(deployment: Deployment) -> dict[str, Any] | None:
     return view
 
 
-def render(view: dict[str, Any]) -> Table:
-    table = Table(box=None, padding=(0, 1), show_header=False)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
+def render(view: dict[str, Any]) -> Group:
+    """A line for each thing to know; whole names, to copy them."""
     package = (
         f"{view['package']} ({view['package_status']})" if view["package"] else "not seen to serve any package yet"
     )
@@ -139,9 +138,8 @@ def render(view: dict[str, Any]) -> Table:
         rows[f"component {component['name']}"] = f"{component['status']}{copies}"
     for name, state in view["alarms"].items():
         rows[f"alarm {name}"] = state
-    for label, value in rows.items():
-        table.add_row(label, value)
-    return table
+    width = max(len(label) for label in rows) + 2
+    return Group(*(Text.assemble((f"{label:{width}}", "dim"), value) for label, value in rows.items()))
 
 
 def _last_rejected(deployment: Deployment) -> dict[str, Any] | None:

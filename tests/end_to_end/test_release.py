@@ -270,8 +270,10 @@ def test_a_killed_serving_process_comes_back(deployment: Deployment, second: str
         time.sleep(2)
         os.kill(killed, signal.SIGKILL)
         deadline = time.monotonic() + 60
-        while len(now := serving_processes(aws)) < 2 and time.monotonic() < deadline:
+        now = [killed]
+        while (killed in now or len(now) < 2) and time.monotonic() < deadline:
             time.sleep(0.2)
+            now = serving_processes(aws)
         time.sleep(3)
     assert len(now) == 2 and killed not in now and other in now
     assert endpoint(deployment)["EndpointStatus"] == "InService"
