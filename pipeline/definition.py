@@ -449,7 +449,7 @@ def serving_environment(settings: Settings) -> dict[str, str]:
 
 def max_lora_rank(settings: Settings) -> int:
     """The least rank that vLLM takes and that holds ours; 64 at least, since adapters of other deployments may join."""
-    return next(rank for rank in (64, 128, 256, 320, 512) if rank >= settings.training.lora_r)
+    return next((rank for rank in (64, 128, 256, 320) if rank >= settings.training.lora_r), 512)
 
 
 def deploy(settings: Settings, model_package_arn: Value) -> RequestStep:
