@@ -96,11 +96,6 @@ def _metrics(deployment: Deployment, uri: str) -> dict[str, Metric]:
     parts = urlsplit(uri)
     answer = deployment.s3.get_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"))
     content = json.loads(answer["Body"].read())
-    if content["schema_version"] == 1:  # TODO: goes when Evaluate writes version 2
-        return {
-            name: Metric(one["base"], one["tuned"], one["ci95"] and tuple(one["ci95"]), one["n"])
-            for name, one in content["metrics"].items()
-        }
     return {
         name: Metric(
             one["values"].get("base", {}).get("value"),

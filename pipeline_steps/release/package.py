@@ -96,10 +96,5 @@ def golden_requests(described: dict[str, Any]) -> list[GoldenRequest]:
             "nobody can tell whether the endpoint serves this model: register it through the pipeline"
         )
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / files.EVALUATION_FILE
-        s3.download(uri, path)
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema_version"] == 1:  # TODO: goes when Evaluate writes version 2
-            parameters = {"max_new_tokens": content["parameters"]["max_new_tokens"], "do_sample": False}
-            return [GoldenRequest(one["prompt"], parameters, one["tuned"]) for one in content["answers"]]
+        s3.download(uri, Path(scratch) / files.EVALUATION_FILE)
         return evaluation.read(Path(scratch)).golden_requests
