@@ -44,9 +44,16 @@ def build(app: cdk.App, settings: Settings) -> None:
         settings=settings,
         raw_bucket=storage.raw_bucket,
         finetune_pipeline=pipeline.finetune_pipeline,
+        deploy_pipeline=pipeline.deploy_pipeline,
         env=env,
     )
-    OperationsStack(app, f"{settings.name}-operations", settings=settings, data_rules=triggers.data_rules, env=env)
+    OperationsStack(
+        app,
+        f"{settings.name}-operations",
+        settings=settings,
+        rules=[*triggers.data_rules, triggers.approval_rule],
+        env=env,
+    )
     cdk.Tags.of(app).add("application", settings.name)
 
 

@@ -10,9 +10,21 @@ import typer
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.markup import escape
 
-from cli import base_models, comparisons, datasets, demo, executions, local, reports, validation
+from cli import (
+    base_models,
+    comparisons,
+    datasets,
+    demo,
+    executions,
+    invocation,
+    local,
+    packages,
+    releases,
+    reports,
+    validation,
+)
 from cli.aws import LOCAL_STATE, REPOSITORY, Deployment
-from cli.console import CommandError, console
+from cli.console import EXECUTION_FAILED, FAILED, CommandError, console
 from config.settings import SettingsError, TuningMode, load
 from pipeline_steps.contract import files
 from pipeline_steps.contract.comparison import Sampling
@@ -21,6 +33,8 @@ from pipeline_steps.contract.errors import StepError
 app = typer.Typer(
     name="finetune",
     help="Fine-tune a language model on SageMaker Pipelines: the same commands for AWS and for local AWS.",
+    epilog="Exit codes: 0 done, 1 refused or failed (the message says what to do), 2 wrong usage, 3 the execution that was "
+    "followed failed, 130 stopped with Ctrl-C.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -154,7 +168,134 @@ def status_command(
 
 def _end(view: executions.ExecutionView) -> None:
     if view.status != "Succeeded":
-        raise CommandError(f"the execution ended as {view.status}: {view.reason}")
+        raise CommandError(f"the execution ended as {view.status}: {view.reason}", EXECUTION_FAILED)
+
+
+# ---------------------------------------------------------------- releases (docs/release.md)
+
+PackageArgument = Annotated[
+    str | None, typer.Argument(help="Version or ARN of a model package.", show_default="the newest")
+]
+Note = Annotated[str, typer.Option(help="Why; it stays with the package as its approval description.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; everything else goes to stderr.")]
+
+
+@app.command("approve")
+def approve_command(
+    package: PackageArgument = None,
+    note: Note = "",
+    yes: Yes = False,
+    follow: Annotated[bool, typer.Option(help="Show the release until it ends.")] = False,
+    as_json: Json = False,
+    environment: Environment = "dev",
+) -> None:
+    """Approve a model package, after a look at its figures; its release starts by itself."""
+    deployment = _deployment(environment, as_json)
+    chosen = _shown(deployment, packages.choose(deployment, package))
+    if chosen.status == "Approved":
+        console.print("it is Approved already; nothing was changed (`finetune deploy` releases it again)")
+        return _tell(as_json, {"package": chosen.to_dict(), "changed": False, "execution": None})
+    _confirm(f"approve version {chosen.version} and release it to {deployment.settings.endpoint_name}?", yes)
+    clock = time.time()
+    packages.decide(deployment, chosen.arn, "Approved", note or "approved with finetune approve")
+    console.print(f"approved; {deployment.settings.deploy_pipeline_name} starts by itself")
+    execution = releases.wait_for_start(deployment, chosen.arn, clock) if follow else None
+    if execution:
+        _follow(deployment, execution)
+    _tell(
+        as_json,
+        {"package": packages.read(deployment, chosen.arn).to_dict(), "changed": True, "execution": execution},
+    )
+
+
+@app.command("reject")
+def reject_command(
+    package: PackageArgument = None,
+    note: Note = "",
+    yes: Yes = False,
+    as_json: Json = False,
+    environment: Environment = "dev",
+) -> None:
+    """Reject a model package: it cannot be released. What serves goes on; `finetune rollback` changes that."""
+    deployment = _deployment(environment, as_json)
+    chosen = _shown(deployment, packages.choose(deployment, package))
+    if chosen.status == "Rejected":
+        console.print("it is Rejected already; nothing was changed")
+        return _tell(as_json, {"package": chosen.to_dict(), "changed": False})
+    current = releases.serving(deployment)
+    if current and current.package == chosen.arn:
+        console.print("this package serves now, and goes on serving; `finetune rollback` goes back to the one before")
+    _confirm(f"reject version {chosen.version}?", yes)
+    packages.decide(deployment, chosen.arn, "Rejected", note or "rejected with finetune reject")
+    console.print("rejected")
+    _tell(as_json, {"package": packages.read(deployment, chosen.arn).to_dict(), "changed": True})
+
+
+@app.command("deploy")
+def deploy_command(
+    package: Annotated[
+        str | None, typer.Argument(help="Version or ARN of a model package.", show_default="the newest approved")
+    ] = None,
+    follow: Annotated[bool, typer.Option(help="Show the release until it ends.")] = True,
+    as_json: Json = False,
+    environment: Environment = "dev",
+) -> None:
+    """Release an approved package to the endpoint. What serves it already is not changed."""
+    deployment = _deployment(environment, as_json)
+    chosen = packages.read(deployment, packages.choose(deployment, package, None if package else "Approved"))
+    if chosen.status != "Approved":
+        raise CommandError(
+            f"version {chosen.version} is {chosen.status}{f' ({chosen.note})' if chosen.note else ''}; only an Approved package is "
+            f"released: `finetune approve {chosen.version}`"
+        )
+    execution = releases.start(deployment, chosen.arn)
+    console.print(f"releasing version {chosen.version}: {execution}")
+    if follow:
+        _follow(deployment, execution)
+    _tell(as_json, {"package": chosen.to_dict(), "execution": execution})
+
+
+@app.command("rollback")
+def rollback_command(
+    note: Note = "",
+    yes: Yes = False,
+    follow: Annotated[bool, typer.Option(help="Show the release until it ends.")] = True,
+    as_json: Json = False,
+    environment: Environment = "dev",
+) -> None:
+    """Go back to the approved package before the one that serves, which is rejected."""
+    deployment = _deployment(environment, as_json)
+    current = releases.serving(deployment)
+    if current is None:
+        raise CommandError(
+            f"{deployment.settings.endpoint_name} was not seen to serve any package; there is nothing to go back from"
+        )
+    previous = releases.before(deployment, current)
+    console.print("[bold]serves now, and is rejected:[/]")
+    _shown(deployment, current.package)
+    console.print("[bold]serves then:[/]")
+    target = _shown(deployment, previous)
+    _confirm(f"go back to version {target.version}?", yes)
+    # First the mark: from here on the newest approved package is the one that is to serve, whoever looks.
+    packages.decide(deployment, current.package, "Rejected", note or "rolled back with finetune rollback")
+    execution = releases.start(deployment, previous)
+    console.print(f"going back to version {target.version}: {execution}")
+    if follow:
+        _follow(deployment, execution)
+    _tell(as_json, {"from": current.package, "to": previous, "execution": execution})
+
+
+@app.command("endpoints")
+def endpoints_command(as_json: Json = False, environment: Environment = "dev") -> None:
+    """Show what serves: status, package, instances, alarms, and why the last release failed."""
+    deployment = _deployment(environment, as_json)
+    view = releases.endpoint(deployment)
+    if view is None:
+        console.print(f"there is no endpoint {deployment.settings.endpoint_name} yet; an approved package makes it")
+    else:
+        console.print(releases.render(view))
+    _tell(as_json, {"endpoints": [view] if view else []})
 
 
 @app.command("report")
@@ -216,21 +357,65 @@ def compare_command(
 
 @app.command("invoke")
 def invoke_command(
-    prompt: Annotated[str, typer.Argument(help="The prompt, as the model was trained to read it.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt, as the model was trained to read it; with --chat a question.")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option("--column", "-c", help="Name=Value of the prompt template, instead of a prompt; repeat it."),
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option(help="Ask in OpenAI's chat form; the template is put around the question.")
+    ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the answer at most.")] = 128,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The endpoint's whole answer as it is, in one piece.")
+    ] = False,
     environment: Environment = "dev",
 ) -> None:
-    """Ask the endpoint."""
-    parameters: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
-    if temperature > 0:
-        parameters["temperature"] = temperature
-    answer = Deployment.named(environment).invoke({"inputs": prompt, "parameters": parameters})
-    console.print_json(json.dumps(answer))
+    """Ask the endpoint; the answer appears as the model writes it."""
+    request = invocation.request(prompt, column or [], chat, max_new_tokens, temperature)
+    deployment = _deployment(environment, as_json)
+    if as_json:
+        print(json.dumps(invocation.ask(deployment, request), ensure_ascii=False))
+        return
+    for text in invocation.stream(deployment, request):
+        print(text, end="", flush=True)
+    print()
+
+
+def _deployment(environment: str, as_json: bool) -> Deployment:
+    console.stderr = as_json  # stdout belongs to the JSON alone
+    return Deployment.named(environment)
+
+
+def _shown(deployment: Deployment, arn: str) -> packages.Package:
+    package = packages.read(deployment, arn)
+    console.print(packages.render(package))
+    return package
+
+
+def _confirm(question: str, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise CommandError(f"{question} Nobody can be asked here; add --yes. Nothing was changed")
+    if not typer.confirm(question, err=True):
+        raise CommandError("nothing was changed")
+
+
+def _follow(deployment: Deployment, execution: str) -> None:
+    _end(executions.follow(deployment, execution))
+
+
+def _tell(as_json: bool, content: dict[str, Any]) -> None:
+    if as_json:
+        print(json.dumps(content, ensure_ascii=False))
 
 
 def main() -> None:
-    """Run the command; what the user can mend is one message and exit code 1, not a traceback."""
+    """Run the command; what the user can mend is one message and an exit code, not a traceback."""
     try:
         app()
     except KeyboardInterrupt:
@@ -238,10 +423,10 @@ def main() -> None:
         sys.exit(130)
     except (CommandError, SettingsError) as error:
         console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(1)
+        sys.exit(error.code if isinstance(error, CommandError) else FAILED)
     except (ClientError, BotoCoreError) as error:
         console.print(f"[red]error:[/] AWS says: {escape(str(error))}", soft_wrap=True)
-        sys.exit(1)
+        sys.exit(FAILED)
 
 
 if __name__ == "__main__":

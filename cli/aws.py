@@ -40,8 +40,8 @@ class Deployment:
             return boto3.Session(region_name=self.settings.region, **LOCAL_CREDENTIALS)
         return boto3.Session(region_name=self.settings.region)
 
-    def client(self, service: str) -> Any:
-        return self.session.client(service, endpoint_url=self.endpoint_url)
+    def client(self, service: str, config: Config | None = None) -> Any:
+        return self.session.client(service, endpoint_url=self.endpoint_url, config=config)
 
     @cached_property
     def s3(self) -> Any:
@@ -51,17 +51,24 @@ class Deployment:
     def sagemaker(self) -> Any:
         return self.client("sagemaker")
 
+    @cached_property
+    def runtime(self) -> Any:
+        # The service itself gives up after 60 s (a stream after 8 minutes); a second try would hide the first failure.
+        return self.client("sagemaker-runtime", Config(read_timeout=70, retries={"max_attempts": 1}))
+
+    def invocation(self, request: dict[str, Any]) -> dict[str, Any]:
+        """InvokeEndpoint's parameters for `request`: the endpoint, and the component on it where there is one."""
+        component = self.settings.inference_component_name
+        return {
+            "EndpointName": self.settings.endpoint_name,
+            "ContentType": "application/json",
+            "Body": json.dumps(request),
+            **({"InferenceComponentName": component} if component else {}),
+        }
+
     def invoke(self, request: dict[str, Any]) -> Any:
         """The endpoint's answer to `request`."""
-        runtime = self.session.client(
-            "sagemaker-runtime",
-            endpoint_url=self.endpoint_url,
-            config=Config(read_timeout=70, retries={"max_attempts": 1}),  # the service itself gives up after 60 s
-        )
-        answer = runtime.invoke_endpoint(
-            EndpointName=self.settings.endpoint_name, ContentType="application/json", Body=json.dumps(request)
-        )
-        return json.loads(answer["Body"].read())
+        return json.loads(self.runtime.invoke_endpoint(**self.invocation(request))["Body"].read())
 
     def output(self, stack: str, key: str) -> str:
         """Value of an output of the stack `<name>-<stack>`."""

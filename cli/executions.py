@@ -77,16 +77,24 @@ def arn_of(deployment: Deployment, execution: str) -> str:
     return arn
 
 
-def newest(deployment: Deployment) -> str | None:
-    """ARN of the execution of `<name>-finetune` that started last, or None."""
-    answer = deployment.sagemaker.list_pipeline_executions(
-        PipelineName=deployment.settings.finetune_pipeline_name,
-        SortBy="CreationTime",
-        SortOrder="Descending",
-        MaxResults=1,
-    )
-    summaries = answer["PipelineExecutionSummaries"]
+def newest(deployment: Deployment, pipeline: str | None = None) -> str | None:
+    """ARN of the execution of a pipeline (`<name>-finetune`) that started last, or None."""
+    summaries = newest_ones(deployment, pipeline or deployment.settings.finetune_pipeline_name, 1)
     return summaries[0]["PipelineExecutionArn"] if summaries else None
+
+
+def newest_ones(deployment: Deployment, pipeline: str, most: int) -> list[Any]:
+    """Summaries of the executions of a pipeline that started last, the newest first."""
+    answer = deployment.sagemaker.list_pipeline_executions(
+        PipelineName=pipeline, SortBy="CreationTime", SortOrder="Descending", MaxResults=most
+    )
+    return list(answer["PipelineExecutionSummaries"])
+
+
+def parameters(deployment: Deployment, arn: str) -> dict[str, str]:
+    """The parameters that an execution runs with."""
+    answer = deployment.sagemaker.list_pipeline_parameters_for_execution(PipelineExecutionArn=arn)
+    return {one["Name"]: one["Value"] for one in answer["PipelineParameters"]}
 
 
 def wait_for_newer(deployment: Deployment, before: str | None) -> str:

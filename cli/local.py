@@ -19,6 +19,7 @@ IMAGES = {
     "huggingface-pytorch-training": REPOSITORY / ".venv-steps",
     "djl-inference": REPOSITORY / ".venv-steps",
 }
+TIME_FACTOR = 60  # what AWS waits a minute for (a canary, an alarm's period) takes a second here
 CDK = REPOSITORY / "node_modules" / ".bin" / "cdk"
 NODE = REPOSITORY / ".venv" / "bin"
 
@@ -30,7 +31,7 @@ def running(settings: Settings, state: Path = LOCAL_STATE, port: int = 0) -> Ite
     os.environ["AWS_DEFAULT_REGION"] = settings.region
     shutil.rmtree(state, ignore_errors=True)
     state.mkdir(parents=True)
-    with local_aws.start(state, IMAGES, port) as aws:
+    with local_aws.start(state, IMAGES, port, TIME_FACTOR) as aws:
         address = state / ADDRESS_FILE
         address.write_text(json.dumps({"url": aws.url}), encoding="utf-8")
         try:

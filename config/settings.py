@@ -19,6 +19,12 @@ PrepareEngine = Literal["instances", "ray"]
 PeftType = Literal["lora", "None"]
 Switch = Literal["auto", "True", "False"]
 ApprovalStatus = Literal["Approved", "PendingManualApproval"]
+ReleaseShape = Literal["variant", "inference_components"]
+Serve = Literal["merged", "adapter"]
+AlarmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,254}$")]
+
+
+ALARM_PERIOD_SECONDS = 60  # AWS publishes an endpoint's metrics once a minute
 
 
 class SettingsError(ValueError):
@@ -252,11 +258,149 @@ class GateSettings(Group):
 
 
 class ReleaseSettings(Group):
+    """What serves, how a release moves traffic to a new model, and when it is taken back. docs/release.md explains it."""
+
     approval_status: ApprovalStatus = Field(
         default="PendingManualApproval", description="status of a new package; Approved releases it at once"
     )
+    shape: ReleaseShape = Field(
+        default="variant",
+        description="variant: instances of its own; inference_components: copies on shared instances, down to none at all",
+    )
+    serve: Serve = Field(
+        default="merged",
+        description="adapter: the LoRA adapter on a base model that other adapters share (inference_components only)",
+    )
+    endpoint: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,23}$")] | None = Field(
+        default=None,
+        description="endpoint whose base model this adapter shares with other deployments; default: the name",
+    )
     instance_type: InstanceType = "ml.g5.4xlarge"
-    instance_count: int = Field(default=1, ge=1, le=100)
+    instance_count: int = Field(default=1, ge=1, le=100, description="at the start, and the least with autoscaling")
+    max_instance_count: int | None = Field(
+        default=None, ge=1, le=100, description="autoscaling goes up to it; default: no autoscaling"
+    )
+    scale_to_zero: bool = Field(
+        default=False,
+        description="no instance while nobody asks (inference_components only); waking takes about 5 minutes",
+    )
+    target_invocations_per_minute: float = Field(
+        default=60, gt=0, description="requests per instance (or copy) and minute that autoscaling aims at"
+    )
+    max_total_tokens: int = Field(
+        default=8192,
+        ge=64,
+        description="prompt and answer together; what a 24 GB GPU holds beside a 7B model is about 40,000",
+    )
+    canary_instances: int = Field(
+        default=0,
+        ge=0,
+        le=50,
+        description="new instances that get traffic first; at most half of instance_count; 0: all at once, then watched",
+    )
+    canary_wait_seconds: int = Field(default=600, ge=0, le=3600, description="alarms watch the canary that long")
+    bake_seconds: int = Field(
+        default=300,
+        ge=0,
+        le=3600,
+        description="the old instances stay that long after all traffic has moved, still watched",
+    )
+    max_error_share: float = Field(
+        default=0.05, ge=0, lt=1, description="share of the new model's answers that may be 5xx, in a minute"
+    )
+    max_p95_latency_seconds: float = Field(
+        default=30,
+        gt=0,
+        le=60,
+        description="95th percentile of the new model's latency, in two minutes after each other",
+    )
+    quality_alarms: list[AlarmName] = Field(
+        default=[], max_length=8, description="alarms of yours that take a release back too, by name"
+    )
+    min_answer_agreement: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="words that the endpoint's greedy answers share with those recorded at evaluation, 0..1, in the mean",
+    )
+    max_update_minutes: int = Field(
+        default=90, ge=10, le=480, description="SageMaker gives an update up after it, and goes back"
+    )
+    kept_releases: int = Field(
+        default=3,
+        ge=2,
+        le=50,
+        description="models and configurations kept beside an endpoint: the serving and earlier ones",
+    )
+
+    def flags(self) -> list[str]:
+        """Deploy's flags for these settings; they are named as the fields. What is not set is left out."""
+        own = _flags(
+            self.model_dump(
+                exclude={"approval_status", "endpoint", "max_total_tokens", "quality_alarms", "scale_to_zero"}
+            )
+        )
+        for alarm in self.quality_alarms:
+            own += ["--quality_alarm", alarm]
+        return [*own, *(["--scale_to_zero"] if self.scale_to_zero else [])]
+
+    @model_validator(mode="after")
+    def fits_its_shape(self) -> "ReleaseSettings":
+        problems = self._of_a_variant() if self.shape == "variant" else self._of_components()
+        if self.endpoint is not None and self.serve != "adapter":
+            problems.append(
+                f"endpoint is {self.endpoint!r} but serve is {self.serve!r}; only adapters share an endpoint: remove it, or serve: adapter"
+            )
+        if self.max_instance_count is not None and self.max_instance_count < self.instance_count:
+            problems.append(
+                f"max_instance_count ({self.max_instance_count}) is below instance_count ({self.instance_count}); raise it, "
+                "or remove it for no autoscaling"
+            )
+        if self.shape == "variant" and self.canary_instances and self.canary_wait_seconds < 2 * ALARM_PERIOD_SECONDS:
+            problems.append(
+                f"canary_wait_seconds is {self.canary_wait_seconds}, too short for the alarms to ring: they look at two periods of "
+                f"{ALARM_PERIOD_SECONDS} s; set it to {2 * ALARM_PERIOD_SECONDS} or more"
+            )
+        moving = self.canary_wait_seconds + self.bake_seconds
+        if moving > 60 * self.max_update_minutes - 300:
+            problems.append(
+                f"canary_wait_seconds and bake_seconds are {moving} s together, and max_update_minutes is {self.max_update_minutes}: "
+                f"the update would time out; set max_update_minutes to {-(-moving // 60) + 30} or more"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _of_a_variant(self) -> list[str]:
+        problems = []
+        if 2 * self.canary_instances > self.instance_count:
+            problems.append(
+                f"canary_instances is {self.canary_instances} of instance_count {self.instance_count}; SageMaker takes at most "
+                f"half: set instance_count to {2 * self.canary_instances} or more, or canary_instances to {self.instance_count // 2}"
+            )
+        if self.serve == "adapter":
+            problems.append(
+                "serve is 'adapter' but shape is 'variant'; a variant serves merged models: use 'merged' or shape 'inference_components'"
+            )
+        if self.scale_to_zero:
+            problems.append(
+                "scale_to_zero is true but shape is 'variant'; a variant keeps one instance: use shape 'inference_components'"
+            )
+        return problems
+
+    def _of_components(self) -> list[str]:
+        problems = []
+        if self.canary_instances:
+            problems.append(
+                f"canary_instances is {self.canary_instances} but shape is 'inference_components', which are updated copy by copy: "
+                "remove it"
+            )
+        if self.max_instance_count is None or self.max_instance_count <= self.instance_count:
+            problems.append(
+                f"max_instance_count is {self.max_instance_count} and instance_count is {self.instance_count}; an update of "
+                f"inference_components starts new copies beside the old ones: set max_instance_count to {self.instance_count + 1} or more"
+            )
+        return problems
 
 
 class ScheduleSettings(Group):
@@ -302,11 +446,45 @@ class Settings(Group):
 
     @property
     def endpoint_name(self) -> str:
-        return self.name
+        return self.release.endpoint or self.name
+
+    @property
+    def inference_component_name(self) -> str | None:
+        """What requests name beside the endpoint; None for a variant of its own."""
+        return self.name if self.release.shape == "inference_components" else None
 
     @property
     def model_package_group_name(self) -> str:
         return self.name
+
+    @model_validator(mode="after")
+    def what_was_trained_can_be_asked(self) -> "Settings":
+        if self.release.max_total_tokens < self.training.max_input_length:
+            raise ValueError(
+                f"release.max_total_tokens is {self.release.max_total_tokens} but training.max_input_length is "
+                f"{self.training.max_input_length}; the endpoint would refuse what the model was trained on: raise the first "
+                "or lower the second"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def an_adapter_can_be_served(self) -> "Settings":
+        if self.release.serve == "adapter" and (self.training.peft_type != "lora" or self.training.lora_r > 512):
+            raise ValueError(
+                f"release.serve is 'adapter' but training.peft_type is {self.training.peft_type!r} with lora_r {self.training.lora_r}; "
+                "vLLM serves LoRA adapters of rank 512 at most: use peft_type 'lora' and a lower lora_r, or serve: merged"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def the_deploy_job_outlives_the_update_that_it_watches(self) -> "Settings":
+        job, update = self.processing.max_runtime_hours * 60, self.release.max_update_minutes
+        if job < update + 30:
+            raise ValueError(
+                f"processing.max_runtime_hours is {self.processing.max_runtime_hours} but release.max_update_minutes is {update}; "
+                f"the job must outlive the update by half an hour: set max_runtime_hours to {(update + 30) / 60:.1f} or more"
+            )
+        return self
 
     @model_validator(mode="after")
     def the_ray_engine_has_an_image_with_ray(self) -> "Settings":

@@ -26,7 +26,7 @@ from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.hyperparameters import Hyperparameters
 from pipeline_steps.contract.progress import report
 from pipeline_steps.encoding import Encoded, read_encoded
-from pipeline_steps.models import base_model_digest, load_tokenizer
+from pipeline_steps.models import base_model_digest, folder_digest, load_tokenizer
 from pipeline_steps.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
@@ -152,12 +152,15 @@ def run(job: FineTuneJob) -> None:
         serving.write(job.output, info.template, tokenizer)
     json_files.write(job.output / files.HYPERPARAMETERS_FILE, {"schema_version": 1, **asdict(settings)})
     history = training.history
+    digest, digests = folder_digest(job.output)
     json_files.write(
         job.output / files.TRAINING_FILE,
         {
             "schema_version": files.TRAINING_SCHEMA_VERSION,
             "dataset_digest": info.dataset_digest,
             "base_model_digest": model_digest,
+            "model_digest": digest,
+            "files": digests,
             "tuning_mode": info.tuning_mode,
             "training_job": os.environ.get("TRAINING_JOB_NAME"),
             "method": settings.method,

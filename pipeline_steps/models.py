@@ -1,5 +1,7 @@
 """Base models and tokenizers from a folder, never from a hub."""
 
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,15 @@ def base_model_digest(folder: Path) -> str:
     if not (folder / "config.json").is_file():
         raise StepError(f"{folder} holds no model (config.json is missing); import one with 'finetune import-model'")
     return str(json_files.read(folder / files.BASE_MODEL_FILE, files.BASE_MODEL_SCHEMA_VERSION)["digest"])
+
+
+def folder_digest(folder: Path) -> tuple[str, dict[str, str]]:
+    """Digest of all files in `folder`, and the SHA-256 of each by its path: the form in which base models are digested."""
+    digests = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest(), digests
 
 
 def load_tokenizer(folder: Path) -> Any:

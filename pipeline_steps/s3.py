@@ -1,6 +1,8 @@
 """The little that steps ask of S3 themselves; everything else comes and goes through the job's channels."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import boto3
@@ -42,12 +44,26 @@ def copy(source: str, target: str) -> None:
     boto3.client("s3").copy({"Bucket": bucket, "Key": key}, target_bucket, target_key)
 
 
-def sizes_below(prefix: str) -> Iterator[tuple[str, int]]:
-    """(URI, bytes) of each object below a prefix."""
+@dataclass(frozen=True)
+class Object:
+    """An object of S3; `modified` is the time at which S3 received it."""
+
+    uri: str
+    size_bytes: int
+    modified: datetime
+
+
+def objects_below(prefix: str) -> Iterator[Object]:
+    """Each object below a prefix."""
     bucket, key = _split(prefix)
     for page in boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key):
         for found in page.get("Contents", []):
-            yield f"s3://{bucket}/{found['Key']}", int(found["Size"])
+            yield Object(f"s3://{bucket}/{found['Key']}", int(found["Size"]), found["LastModified"])
+
+
+def sizes_below(prefix: str) -> Iterator[tuple[str, int]]:
+    """(URI, bytes) of each object below a prefix."""
+    return ((found.uri, found.size_bytes) for found in objects_below(prefix))
 
 
 def delete_all(prefix: str) -> None:

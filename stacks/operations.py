@@ -1,4 +1,4 @@
-"""Who hears of trouble: a topic that is told of every failed execution and of triggers that could not start one."""
+"""Who hears of trouble: a topic that is told of failed executions, triggers that could not start one, and a sick endpoint."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,11 @@ from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
 
 from config.settings import Settings
+from pipeline.definition import ENDPOINT_VARIANT
 
 
 class OperationsStack(Stack):
-    """Failure topic, the rule that feeds it, and an alarm for each trigger that cannot reach the pipeline."""
+    """Failure topic, the rule that feeds it, and alarms: triggers that cannot reach a pipeline, errors and slowness of what serves."""
 
     def __init__(
         self,
@@ -23,7 +24,7 @@ class OperationsStack(Stack):
         id_: str,
         *,
         settings: Settings,
-        data_rules: Sequence[events.CfnRule],
+        rules: Sequence[events.CfnRule],
         **kwargs: object,
     ) -> None:
         super().__init__(scope, id_, **kwargs)  # type: ignore[arg-type]
@@ -73,7 +74,7 @@ class OperationsStack(Stack):
             targets=[targets.SnsTopic(topic, message=events.RuleTargetInput.from_text(f"{execution}: {why}"))],
         )
 
-        for rule in data_rules:
+        for rule in rules:
             cloudwatch.Alarm(
                 self,
                 f"{rule.node.id}NotStarted",
@@ -88,6 +89,40 @@ class OperationsStack(Stack):
                 threshold=1,
                 evaluation_periods=1,
                 comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
+                treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
+            ).add_alarm_action(actions.SnsAction(topic))
+
+        # For people, at any time; those that take a release back are Deploy's own (pipeline_steps/release/alarms.py).
+        release = settings.release
+        for id_, metric_name, statistic, threshold, what in (
+            ("EndpointErrors", "Invocation5XXErrors", "Average", release.max_error_share, "answers too often with 5xx"),
+            (
+                "EndpointLatency",
+                "ModelLatency",
+                "p95",
+                release.max_p95_latency_seconds * 1e6,
+                "answers too slowly (p95)",
+            ),
+        ):
+            cloudwatch.Alarm(
+                self,
+                id_,
+                alarm_description=f"What {settings.deploy_pipeline_name} released {what}; `finetune rollback` goes back",
+                metric=cloudwatch.Metric(
+                    namespace="AWS/SageMaker",
+                    metric_name=metric_name,
+                    dimensions_map=(
+                        {"InferenceComponentName": settings.inference_component_name}
+                        if settings.inference_component_name
+                        else {"EndpointName": settings.endpoint_name, "VariantName": ENDPOINT_VARIANT}
+                    ),
+                    statistic=statistic,
+                    period=Duration.minutes(1),
+                ),
+                threshold=threshold,
+                evaluation_periods=5,
+                datapoints_to_alarm=3,
+                comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
                 treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
             ).add_alarm_action(actions.SnsAction(topic))
 

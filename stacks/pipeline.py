@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from aws_cdk import CfnOutput, Fn, RemovalPolicy, Stack
+from aws_cdk import ArnFormat, CfnOutput, Fn, RemovalPolicy, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sagemaker as sagemaker
@@ -89,9 +89,13 @@ class PipelineStack(Stack):
         if settings.gate.judge_model_id:
             self._grant_judge(evaluate_role, settings.gate.judge_model_id)
 
+        artifact_bucket.grant_read(deploy_role, "runs/*")  # when the model was written, and what it answered then
         artifact_bucket.grant_put(deploy_role, "runs/*")
+        artifact_bucket.grant_read(deploy_role, "adapters/*")
+        artifact_bucket.grant_put(deploy_role, "adapters/*")
         self._grant_release(deploy_role, serving_role, settings)
-        artifact_bucket.grant_read(serving_role, "runs/*")
+        for folder in ("runs", "adapters", "base-models"):
+            artifact_bucket.grant_read(serving_role, f"{folder}/*")
 
         # The pipeline reads property files itself and hands each job its role.
         artifact_bucket.grant_read(pipeline_role, "runs/*")
@@ -192,44 +196,101 @@ class PipelineStack(Stack):
         )
 
     def _grant_release(self, role: iam.Role, serving_role: iam.Role, settings: Settings) -> None:
-        """What deploy.py calls: read the package, make a model and a configuration, move the endpoint, ask it."""
+        """What release/ calls: read the package, make models and configurations, move the endpoint, watch it, ask it."""
 
         def arn(resource: str, name: str) -> str:
             return self.format_arn(service="sagemaker", resource=resource, resource_name=name)
 
-        endpoint = settings.endpoint_name
+        package = arn("model-package", f"{settings.model_package_group_name}/*")
+        endpoint, component = settings.endpoint_name, settings.name
+        role.add_to_policy(iam.PolicyStatement(actions=["sagemaker:DescribeModelPackage"], resources=[package]))
         role.add_to_policy(
             iam.PolicyStatement(
-                actions=["sagemaker:DescribeModelPackage"],
-                resources=[arn("model-package", f"{settings.model_package_group_name}/*")],
+                actions=["sagemaker:UpdateModelPackage"],  # a model whose release failed; approving is for people
+                resources=[package],
+                conditions={"StringEquals": {"sagemaker:ModelApprovalStatus": "Rejected"}},
+            )
+        )
+        things = ["Endpoint", "EndpointConfig", "Model", "InferenceComponent"]
+        role.add_to_policy(
+            iam.PolicyStatement(
+                actions=[
+                    "sagemaker:AddTags",
+                    *[f"sagemaker:{verb}{thing}" for verb in ("Create", "Delete", "Describe") for thing in things],
+                    "sagemaker:InvokeEndpoint",
+                    "sagemaker:ListTags",
+                    "sagemaker:UpdateEndpoint",
+                    "sagemaker:UpdateEndpointWeightsAndCapacities",
+                    "sagemaker:UpdateInferenceComponent",
+                    "sagemaker:UpdateInferenceComponentRuntimeConfig",
+                ],
+                resources=[
+                    arn("endpoint", endpoint),
+                    *(arn("endpoint-config", f"{name}-*") for name in sorted({endpoint, component})),
+                    *(arn("model", f"{name}-*") for name in sorted({endpoint, component})),
+                    arn("inference-component", component),
+                    arn("inference-component", f"{endpoint}-base"),
+                    package,
+                ],
+            )
+        )
+        role.add_to_policy(
+            iam.PolicyStatement(
+                actions=["sagemaker:ListEndpointConfigs", "sagemaker:ListModels"],
+                resources=["*"],  # they know no resources
+            )
+        )
+        role.add_to_policy(
+            iam.PolicyStatement(
+                actions=["cloudwatch:DeleteAlarms", "cloudwatch:PutMetricAlarm"],
+                resources=[
+                    self._alarm_arn(name)
+                    for name in (
+                        *(f"{name}-*" for name in sorted({endpoint, component})),
+                        f"TargetTracking-endpoint/{endpoint}/*",  # autoscaling's own
+                        *(f"TargetTracking-inference-component/{name}*" for name in sorted({endpoint, component})),
+                    )
+                ],
             )
         )
         role.add_to_policy(
             iam.PolicyStatement(
                 actions=[
-                    "sagemaker:AddTags",
-                    "sagemaker:CreateEndpoint",
-                    "sagemaker:CreateEndpointConfig",
-                    "sagemaker:CreateModel",
-                    "sagemaker:DeleteEndpoint",
-                    "sagemaker:DeleteEndpointConfig",
-                    "sagemaker:DeleteModel",
-                    "sagemaker:DescribeEndpoint",
-                    "sagemaker:DescribeEndpointConfig",
-                    "sagemaker:DescribeModel",
-                    "sagemaker:InvokeEndpoint",
-                    "sagemaker:ListTags",
-                    "sagemaker:UpdateEndpoint",
+                    "application-autoscaling:DeregisterScalableTarget",
+                    "application-autoscaling:PutScalingPolicy",
+                    "application-autoscaling:RegisterScalableTarget",
                 ],
+                # The ARN of a target holds an id that is not known before it is registered.
                 resources=[
-                    arn("endpoint", endpoint),
-                    arn("endpoint-config", f"{endpoint}-*"),
-                    arn("model", f"{endpoint}-*"),
-                    arn("model-package", f"{settings.model_package_group_name}/*"),
+                    self.format_arn(service="application-autoscaling", resource="scalable-target", resource_name="*")
                 ],
+                conditions={"StringEquals": {"application-autoscaling:service-namespace": "sagemaker"}},
+            )
+        )
+        role.add_to_policy(
+            iam.PolicyStatement(
+                actions=["iam:CreateServiceLinkedRole"],  # the first scalable target of an account
+                resources=[
+                    self.format_arn(
+                        service="iam",
+                        region="",
+                        resource="role",
+                        resource_name="aws-service-role/sagemaker.application-autoscaling.amazonaws.com/*",
+                    )
+                ],
+                conditions={"StringEquals": {"iam:AWSServiceName": "sagemaker.application-autoscaling.amazonaws.com"}},
             )
         )
         role.add_to_policy(_pass_role([serving_role]))
+        for one in (role, serving_role):  # SageMaker looks at the alarms of an update with the endpoint's role
+            one.add_to_policy(
+                iam.PolicyStatement(actions=["cloudwatch:DescribeAlarms"], resources=[self._alarm_arn("*")])
+            )
+
+    def _alarm_arn(self, name: str) -> str:
+        return self.format_arn(
+            service="cloudwatch", resource="alarm", resource_name=name, arn_format=ArnFormat.COLON_RESOURCE_NAME
+        )
 
     def _grant_run_jobs(self, role: iam.Role, job_roles: list[iam.Role], settings: Settings) -> None:
         """What the pipeline service does in our name: run and stop jobs, register packages, pass the jobs' roles."""

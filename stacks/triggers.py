@@ -1,4 +1,4 @@
-"""What starts the pipeline without hands: new data in S3, and a schedule."""
+"""What starts the pipelines without hands: new data in S3, a schedule, and an approved model package."""
 
 from typing import get_args
 
@@ -15,7 +15,10 @@ from stacks.components.service_role import ServiceRole
 
 
 class TriggersStack(Stack):
-    """One rule for each tuning mode on the raw bucket, and one schedule; both start `<name>-finetune`."""
+    """One rule for each tuning mode on the raw bucket, and one schedule: they start `<name>-finetune`.
+
+    One rule on the model registry: an approval starts `<name>-deploy`.
+    """
 
     def __init__(
         self,
@@ -25,13 +28,17 @@ class TriggersStack(Stack):
         settings: Settings,
         raw_bucket: s3.IBucket,
         finetune_pipeline: sagemaker.CfnPipeline,
+        deploy_pipeline: sagemaker.CfnPipeline,
         **kwargs: object,
     ) -> None:
         super().__init__(scope, id_, **kwargs)  # type: ignore[arg-type]
         pipeline_arn = self.format_arn(
             service="sagemaker", resource="pipeline", resource_name=finetune_pipeline.pipeline_name
         )
-        self.node.add_dependency(finetune_pipeline)
+        deploy_arn = self.format_arn(
+            service="sagemaker", resource="pipeline", resource_name=deploy_pipeline.pipeline_name
+        )
+        self.node.add_dependency(finetune_pipeline, deploy_pipeline)
 
         events_role = ServiceRole(
             self, "EventsRole", service="events.amazonaws.com", description="Starts fine-tuning on new data"
@@ -80,6 +87,48 @@ class TriggersStack(Stack):
             )
             for mode in get_args(TuningMode)
         ]
+
+        # An approval by whatever hand. SageMaker may send an event twice, and a package that is approved at registration is
+        # released by the pipeline that made it too: Deploy joins a release that is under way, and changes nothing that is served.
+        approval_role = ServiceRole(
+            self,
+            "ApprovalRole",
+            service="events.amazonaws.com",
+            description="Starts the release of an approved package",
+        )
+        approval_role.add_to_policy(
+            iam.PolicyStatement(actions=["sagemaker:StartPipelineExecution"], resources=[deploy_arn])
+        )
+        self.approval_rule = events.CfnRule(
+            self,
+            "ApprovedPackage",
+            description=f"An approved package of {settings.model_package_group_name} starts {settings.deploy_pipeline_name}",
+            event_pattern={
+                "source": ["aws.sagemaker"],
+                "detail-type": ["SageMaker Model Package State Change"],
+                "detail": {
+                    "ModelPackageGroupName": [settings.model_package_group_name],
+                    "ModelApprovalStatus": ["Approved"],
+                },
+            },
+            targets=[
+                events.CfnRule.TargetProperty(
+                    id="deploy",
+                    arn=deploy_arn,
+                    role_arn=approval_role.role_arn,
+                    sage_maker_pipeline_parameters=events.CfnRule.SageMakerPipelineParametersProperty(
+                        pipeline_parameter_list=[
+                            events.CfnRule.SageMakerPipelineParameterProperty(
+                                name="ModelPackageArn", value="$.detail.ModelPackageArn"
+                            )
+                        ]
+                    ),
+                    retry_policy=events.CfnRule.RetryPolicyProperty(
+                        maximum_event_age_in_seconds=3600, maximum_retry_attempts=10
+                    ),
+                )
+            ],
+        )
 
         scheduler.CfnSchedule(
             self,

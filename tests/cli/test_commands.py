@@ -21,6 +21,9 @@ def test_help_names_every_command() -> None:
     assert finished.returncode == 0
     for command in ("demo", "local", "import-model", "upload", "start", "status", "report", "compare", "invoke"):
         assert command in finished.stdout
+    for command in ("approve", "reject", "deploy", "rollback", "endpoints"):
+        assert command in finished.stdout
+    assert "Exit codes: 0 done, 1 refused or failed" in finished.stdout
 
 
 @pytest.mark.parametrize(

@@ -111,3 +111,64 @@ def test_flags_of_prepare_data_leave_out_what_is_not_set() -> None:
     flags = DatasetSettings(max_quarantined_rows=5).flags()
     assert flags[flags.index("--max_quarantined_rows") + 1] == "5"
     assert "--split_group_column" not in flags and "--tuning_mode" not in flags
+
+
+@pytest.mark.parametrize(
+    ("release", "said"),
+    [
+        (
+            "canary_instances: 1",
+            r"canary_instances is 1 of instance_count 1; SageMaker takes at most half: set instance_count to 2",
+        ),
+        ("canary_instances: 2, instance_count: 3", r"instance_count to 4 or more, or canary_instances to 1"),
+        (
+            "canary_instances: 1, instance_count: 2, canary_wait_seconds: 100",
+            r"100, too short for the alarms to ring.*set it to 120",
+        ),
+        (
+            "canary_wait_seconds: 3000, bake_seconds: 3000",
+            r"are 6000 s together, and max_update_minutes is 90.*to 130 or more",
+        ),
+        ("max_instance_count: 1, instance_count: 2", r"max_instance_count \(1\) is below instance_count \(2\)"),
+        ("serve: adapter", r"serve is 'adapter' but shape is 'variant'"),
+        ("scale_to_zero: true", r"scale_to_zero is true but shape is 'variant'"),
+        ("endpoint: shared", r"endpoint is 'shared' but serve is 'merged'"),
+        (
+            "shape: inference_components",
+            r"max_instance_count is None and instance_count is 1.*set max_instance_count to 2",
+        ),
+        (
+            "shape: inference_components, max_instance_count: 2, canary_instances: 1",
+            r"canary_instances is 1 but shape is 'inference_components'",
+        ),
+        ("max_total_tokens: 1024", r"release\.max_total_tokens is 1024 but training\.max_input_length is 2048"),
+        ("max_update_minutes: 240", r"max_runtime_hours is 4.* release\.max_update_minutes is 240.*to 4\.5 or more"),
+        ("max_p95_latency_seconds: 61", r"max_p95_latency_seconds.*61"),
+        ("quality_alarms: [bad name]", r"quality_alarms.*'bad name'"),
+        ("shape: serverless", r"release\.shape.*'serverless'"),
+    ],
+)
+def test_release_settings_that_contradict_each_other_are_refused(tmp_path: Path, release: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        load("mine", written(tmp_path, f"{MINIMAL}release: {{{release}}}\n"))
+
+
+def test_an_adapter_of_a_rank_that_is_not_served_is_refused(tmp_path: Path) -> None:
+    text = (
+        MINIMAL
+        + "training: {lora_r: 600}\nrelease: {shape: inference_components, max_instance_count: 2, serve: adapter}\n"
+    )
+    with pytest.raises(
+        SettingsError, match=r"'adapter' but training\.peft_type is 'lora' with lora_r 600.*rank 512 at most"
+    ):
+        load("mine", written(tmp_path, text))
+
+
+def test_both_shapes_are_accepted(tmp_path: Path) -> None:
+    variant = "release: {instance_count: 2, canary_instances: 1, max_instance_count: 6}\n"
+    assert load("mine", written(tmp_path, MINIMAL + variant)).inference_component_name is None
+    components = "release: {shape: inference_components, serve: adapter, endpoint: shared, max_instance_count: 2, scale_to_zero: true}\n"
+    settings = load("mine", written(tmp_path, MINIMAL + components))
+    assert (settings.endpoint_name, settings.inference_component_name) == ("shared", "demo")
+    flags = settings.release.flags()
+    assert "--scale_to_zero" in flags and "--approval_status" not in flags and "--endpoint" not in flags

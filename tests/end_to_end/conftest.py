@@ -10,6 +10,7 @@ import pytest
 from cli import base_models, local
 from cli.aws import REPOSITORY, STEPS_PYTHON, Deployment
 from config.settings import Settings, load
+from local_aws import LocalAws
 
 CONFIGURATION = str(Path(__file__).with_name("tiny.yaml"))
 
@@ -29,14 +30,18 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def empty_deployment(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def aws(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
+    with local.running(settings, tmp_path_factory.mktemp("local_aws") / "aws") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def empty_deployment(settings: Settings, aws: LocalAws, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
     """Deployed, without a base model."""
-    state = tmp_path_factory.mktemp("local_aws")
-    with local.running(settings, state / "aws") as aws:
-        clock = time.monotonic()
-        local.deploy(settings, aws.url, state / "cdk.log", CONFIGURATION)
-        print(f"cdk bootstrap and deploy: {time.monotonic() - clock:.1f} s")
-        yield Deployment(settings, aws.url)
+    clock = time.monotonic()
+    local.deploy(settings, aws.url, tmp_path_factory.mktemp("cdk") / "cdk.log", CONFIGURATION)
+    print(f"cdk bootstrap and deploy: {time.monotonic() - clock:.1f} s")
+    return Deployment(settings, aws.url)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ The tests build on each other in the order of the file, as a user's days do.
 """
 
 import json
-import os
 import re
 import subprocess
 import urllib.request
@@ -21,6 +20,7 @@ from cli.console import CommandError
 from pipeline_steps.contract import evaluation as contract
 from pipeline_steps.contract import files
 from pipeline_steps.contract.comparison import Comparison, Sampling
+from tests.end_to_end.clients import environment_of
 
 CONFIGURATION = str(Path(__file__).with_name("tiny.yaml"))
 EXAMPLES = REPOSITORY / "examples"
@@ -29,16 +29,8 @@ BROKEN = EXAMPLES / "broken"
 
 def aws_cli(deployment: Deployment, *arguments: str) -> Any:
     """The real AWS CLI, as a client that knows nothing of us."""
-    environment = {
-        **os.environ,
-        "AWS_ENDPOINT_URL": str(deployment.endpoint_url),
-        "AWS_DEFAULT_REGION": deployment.settings.region,
-        "AWS_ACCESS_KEY_ID": LOCAL_CREDENTIALS["aws_access_key_id"],
-        "AWS_SECRET_ACCESS_KEY": LOCAL_CREDENTIALS["aws_secret_access_key"],
-        "AWS_PAGER": "",
-    }
     command = [str(REPOSITORY / ".venv" / "bin" / "aws"), *arguments, "--output", "json"]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    finished = subprocess.run(command, env=environment_of(deployment), capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout) if finished.stdout.strip() else None
 

@@ -357,6 +357,22 @@ def test_a_comparison_runs_isolated_as_evaluate_does_with_every_parameter_of_the
     assert {flag for flag in arguments if flag.startswith("--")} <= known
 
 
+def test_the_serving_container_is_told_what_a_24_gb_gpu_can_hold(finetune: dict[str, Any]) -> None:
+    step = next(step for step in all_steps(finetune["Steps"]) if step["Name"] == "Register")
+    environment = step["Arguments"]["InferenceSpecification"]["Containers"][0]["Environment"]
+    assert environment["OPTION_MAX_MODEL_LEN"] == "8192" and environment["TENSOR_PARALLEL_DEGREE"] == "1"
+    # Without it LMI would take the model.py beside the weights for its whole handler.
+    assert environment["OPTION_ENTRYPOINT"] == "djl_python.lmi_vllm.vllm_async_service"
+
+
+def test_any_rank_of_lora_can_be_released_merged() -> None:
+    values = load("prod").model_dump()
+    values["training"]["lora_r"] = 1000
+    arguments = json.loads(deploy_definition(Settings.model_validate(values)))["Steps"][0]["Arguments"]
+    flags = arguments["AppSpecification"]["ContainerArguments"]
+    assert flags[flags.index("--max_lora_rank") + 1] == "512"
+
+
 def test_a_refusal_carries_the_gates_message(finetune: dict[str, Any]) -> None:
     fail = next(step for step in all_steps(finetune["Steps"]) if step["Name"] == "Fail")
     assert fail["Arguments"]["ErrorMessage"]["Std:JsonGet"]["Path"] == "gate.message"

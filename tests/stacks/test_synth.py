@@ -101,21 +101,24 @@ def test_no_role_has_a_managed_or_an_all_powerful_policy(resources: dict[str, An
             actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
             assert "*" not in actions and not [a for a in actions if a.endswith(":*")], id_
             if statement["Resource"] == "*":  # actions that know no resources, and no others
-                assert set(actions) <= {"ecr:GetAuthorizationToken", "cloudwatch:PutMetricData"}, id_
+                assert set(actions) <= {
+                    "ecr:GetAuthorizationToken", "cloudwatch:PutMetricData",
+                    "sagemaker:ListEndpointConfigs", "sagemaker:ListModels",
+                }, id_  # fmt: skip
             if "iam:PassRole" in actions:
                 assert statement["Condition"] == {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
 
 
 def test_every_role_is_assumed_on_behalf_of_this_account_only(resources: dict[str, Any]) -> None:
     roles = of_type(resources, "AWS::IAM::Role")
-    assert len(roles) == 8
+    assert len(roles) == 9
     for id_, role in roles.items():
         (statement,) = role["AssumeRolePolicyDocument"]["Statement"]
         assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}, id_
 
 
 def test_new_data_of_each_mode_starts_the_pipeline_with_its_manifest(resources: dict[str, Any]) -> None:
-    rules = [rule for id_, rule in of_type(resources, "AWS::Events::Rule").items() if "triggers" in id_]
+    rules = [rule for id_, rule in of_type(resources, "AWS::Events::Rule").items() if "Data" in id_]
     assert len(rules) == 3
     for mode, rule in zip(("instruction", "domain", "chat"), rules, strict=True):
         assert rule["EventPattern"]["detail"]["object"]["key"] == [{"wildcard": f"{mode}/*.manifest"}]
@@ -124,6 +127,43 @@ def test_new_data_of_each_mode_starts_the_pipeline_with_its_manifest(resources: 
             {"Name": "DatasetManifest", "Value": "$.detail.object.key"},
             {"Name": "TuningMode", "Value": mode},
         ]
+
+
+def test_an_approval_starts_the_deploy_pipeline_with_its_package_and_nothing_else_does(
+    resources: dict[str, Any],
+) -> None:
+    (rule,) = [rule for id_, rule in of_type(resources, "AWS::Events::Rule").items() if "ApprovedPackage" in id_]
+    assert rule["EventPattern"]["detail"] == {
+        "ModelPackageGroupName": ["mistral-7b"],
+        "ModelApprovalStatus": ["Approved"],
+    }
+    (target,) = rule["Targets"]
+    assert json.dumps(target["Arn"]).endswith(':pipeline/mistral-7b-deploy"]]}')
+    assert target["SageMakerPipelineParameters"]["PipelineParameterList"] == [
+        {"Name": "ModelPackageArn", "Value": "$.detail.ModelPackageArn"}
+    ]
+
+
+def test_people_hear_of_an_endpoint_that_fails_or_is_slow(resources: dict[str, Any]) -> None:
+    alarms = [
+        one for one in of_type(resources, "AWS::CloudWatch::Alarm").values() if one["Namespace"] == "AWS/SageMaker"
+    ]
+    assert sorted(one["MetricName"] for one in alarms) == ["Invocation5XXErrors", "ModelLatency"]
+    for alarm in alarms:
+        assert {"Name": "EndpointName", "Value": "mistral-7b"} in alarm["Dimensions"]
+        assert alarm["AlarmActions"] and alarm["TreatMissingData"] == "notBreaching"
+
+
+def test_a_release_may_reject_a_package_and_never_approve_one(resources: dict[str, Any]) -> None:
+    statements = [
+        statement
+        for policy in of_type(resources, "AWS::IAM::Policy").values()
+        for statement in policy["PolicyDocument"]["Statement"]
+        if "sagemaker:UpdateModelPackage" in json.dumps(statement["Action"])
+    ]
+    assert [statement["Condition"] for statement in statements] == [
+        {"StringEquals": {"sagemaker:ModelApprovalStatus": "Rejected"}}
+    ]
 
 
 def test_the_definition_in_the_template_names_only_resources_that_are_put_in(resources: dict[str, Any]) -> None:
