@@ -3,7 +3,7 @@
 in    channels train/ and validation/ (a dataset's splits), model/ (an imported base model); hyperparameters.json;
       checkpoints/ of this run, if it was interrupted
 out   model/    adapter/, then the merged model and tokenizer at the root, prompt_template.json, hyperparameters.json,
-                seen_rows.bin (which rows it learned from), training.json (loss curve, speed, ancestors), written last
+                seen_rows.hashes (which rows it learned from), training.json (loss curve, speed, ancestors), written last
 
 Several GPUs or hosts: each process runs this step whole; training/distributed.py starts them and joins what they do.
 """

@@ -1,4 +1,4 @@
-"""seen_rows.bin: which rows a model has learned from or was chosen by, so that a test set can be checked against them.
+"""seen_rows.hashes: which rows a model has learned from or was chosen by, so that a test set can be checked against them.
 
 One line of JSON, {"schema_version": 1, "rows": n}, then the first 8 bytes of each row's key (contract/dataset.py). It
 lies beside the weights and travels with them: whoever evaluates a model has the proof at hand, without its dataset.
