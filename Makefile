@@ -12,7 +12,7 @@ STEP_PACKAGES := build/step_packages/.ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo local test check bench bench-data bench-endpoint bench-eval deploy setup constraints clean
+.PHONY: help demo local test check bench bench-curves bench-data bench-endpoint bench-eval deploy setup constraints clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ bench: setup  ## the figures of the documentation, measured again (bench/results
 
 bench-data: $(BENCH)  ## data preparation against its peers, 15 thousand to a million rows (an hour; bench/results/)
 	.venv-bench/bin/python -m bench.data_prep
+
+bench-curves: $(BENCH)  ## loss curves of ours and TRL's on a real small model (minutes; bench/results/, docs/)
+	.venv-bench/bin/python -m bench.loss_curves
 
 bench-eval: $(STEPS)  ## answers of the evaluation generated, against one by one and padded batches (bench/results/)
 	.venv-steps/bin/python -m bench.generation

@@ -25,6 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from bench import small_model
 from pipeline_steps.contract import dataset, files, json_files
+from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.hyperparameters import Hyperparameters
 from pipeline_steps.encoding import NOT_TRAINED, Encoded, read_encoded
 from pipeline_steps.training.batches import Plan
@@ -129,14 +130,16 @@ def trl(model: Path, output: Path) -> list[float]:
     on_gpu = torch.cuda.is_available()
     arguments = SFTConfig(
         output_dir=str(BUILD / "trainer"), per_device_train_batch_size=SETTINGS.per_device_train_batch_size,
-        num_train_epochs=1, bf16=True, use_cpu=not on_gpu, learning_rate=SETTINGS.learning_rate,
+        num_train_epochs=1, bf16=on_gpu, use_cpu=not on_gpu, learning_rate=SETTINGS.learning_rate,
         lr_scheduler_type=SETTINGS.lr_scheduler_type, warmup_steps=round(SETTINGS.warmup_ratio * plan.steps),
         weight_decay=SETTINGS.weight_decay, max_grad_norm=SETTINGS.max_grad_norm, max_length=SETTINGS.max_input_length,
         completion_only_loss=True, gradient_checkpointing=False, logging_steps=1, save_strategy="no", report_to=[],
         seed=SETTINGS.seed, disable_tqdm=True, dataset_num_proc=None,
     )  # fmt: skip
     trainer = InOrder(
-        model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16), args=arguments, train_dataset=data,
+        # A CPU without matrix units for bfloat16 is several times slower with it than with float32.
+        model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16 if on_gpu else torch.float32),
+        args=arguments, train_dataset=data,
         processing_class=load_tokenizer(model),
         peft_config=LoraConfig(
             r=SETTINGS.lora_r, lora_alpha=SETTINGS.lora_alpha, lora_dropout=0.0, target_modules="all-linear",
@@ -175,6 +178,7 @@ def held_out_loss(folder: Path, model: Path) -> float:
 
 
 def one(case: str, model: Path) -> dict[str, Any]:
+    """The case's result; of a case that FineTune refuses, why."""
     import torch
 
     torch.manual_seed(SETTINGS.seed)
@@ -182,7 +186,10 @@ def one(case: str, model: Path) -> dict[str, Any]:
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     started = time.monotonic()
-    curve = CASES[case](model, output)
+    try:
+        curve = CASES[case](model, output)
+    except StepError as refused:  # fp8, by its own check
+        return {"case": case, "refused": str(refused), "curve": []}
     return {
         "case": case,
         "steps": len(curve),
@@ -202,7 +209,7 @@ def plot(results: list[dict[str, Any]], title: str) -> None:
         print(f"no matplotlib here: {PLOT.name} is left as it was", flush=True)
         return
     figure, axes = pyplot.subplots(figsize=(8, 4))
-    for number, result in enumerate(results):
+    for number, result in enumerate(result for result in results if result["curve"]):
         style = ("-", "--", ":")[number % 3]
         axes.plot(range(1, len(result["curve"]) + 1), result["curve"], style, label=result["case"], linewidth=1.5)
     axes.set(xlabel="optimizer step", ylabel="training loss, nats per learned token", title=title)
@@ -225,29 +232,33 @@ def main() -> int:
         print("RESULT " + json.dumps(one(options.cases[0], model)))
         return 0
     prepare(model)
-    results = []
+    results: list[dict[str, Any]] = []
+    failed = False
     for case in options.cases or CASES:
         finished = subprocess.run(
-            [sys.executable, "-m", "bench.loss_curves", "--one", case],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            [sys.executable, "-m", "bench.loss_curves", "--one", case], capture_output=True, text=True, check=False
+        )
         found = [line for line in finished.stdout.splitlines() if line.startswith("RESULT ")]
         if finished.returncode or not found:
             print(f"{case} failed:\n{finished.stdout[-1500:]}\n{finished.stderr[-2500:]}", file=sys.stderr)
-            return 1
+            failed = True
+            continue
         results.append(json.loads(found[0].removeprefix("RESULT ")))
         print(json.dumps({**results[-1], "curve": "..."}), flush=True)
+        write(options.cases, results, model.name)
+    return int(failed)
+
+
+def write(cases: list[str], results: list[dict[str, Any]], model: str) -> None:
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     content = {
-        "command": " ".join(["python3 -m bench.loss_curves", *options.cases]), "date": date, "device": device,
-        "rows": results,
+        "command": " ".join(["python3 -m bench.loss_curves", *cases]), "date": date, "device": device, "rows": results,
     }  # fmt: skip
     RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    plot(results, f"{model.name}, LoRA r {SETTINGS.lora_r}, {device}, {date}")
-    return 0
+    plot(results, f"{model}, LoRA r {SETTINGS.lora_r}, {device}, {date}")
 
 
 if __name__ == "__main__":

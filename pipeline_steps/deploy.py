@@ -107,7 +107,7 @@ def run(job: DeployJob) -> None:
 def reject_if_to_blame(aws: Aws, package_arn: str, error: StepError) -> None:
     """Take the approval away from a model that failed: it is no candidate for a release or a rollback any more.
 
-    Who approves it again says that the cause is mended; that starts a new release (docs/decisions/0006).
+    Who approves it again says that the cause is mended; that starts a new release (docs/decisions/0007).
     """
     if isinstance(error, ReleaseFailed) and error.by_model:
         aws.sagemaker.update_model_package(
