@@ -1,7 +1,7 @@
 """The merged model: base weights plus the adapter's, tensor by tensor on the CPU.
 
 One shard of the base is read through a memory map and written as one shard; what exists of it in memory at one time is
-one tensor and its float32 rows.
+one tensor and some of its rows in float32.
 """
 
 import json
@@ -20,7 +20,7 @@ from pipeline_steps.contract.errors import StepError
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 _CONFIGURATION = ("config.json", "generation_config.json")
-_FLOAT32_BYTES = 2**26  # of rows that are merged together
+_FLOAT32_BYTES = 2**24  # of rows that are merged together
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -121,7 +121,12 @@ def _merge_shard(path: Path, pairs: Mapping[str, tuple[Tensor, Tensor]], scale: 
 
 
 def _merged_rows(weight: Any, a: Tensor, b: Tensor, scale: float) -> Iterator[Tensor]:
-    step = max(1, _FLOAT32_BYTES // (4 * a.shape[1]))
+    """Some merged rows after the other; each is overwritten by the next, so that memory is not taken anew for it."""
+    columns = a.shape[1]
+    step = max(1, _FLOAT32_BYTES // (4 * columns))
+    exact, rounded = torch.empty(step, columns), None
     for start in range(0, b.shape[0], step):
         some = weight[start : start + step]
-        yield some.float().addmm_(b[start : start + step], a, alpha=scale).to(some.dtype)
+        rounded = torch.empty(step, columns, dtype=some.dtype) if rounded is None else rounded
+        rows = exact[: some.shape[0]].copy_(some).addmm_(b[start : start + step], a, alpha=scale)
+        yield rounded[: some.shape[0]].copy_(rows)
