@@ -90,6 +90,14 @@ def serving_processes(aws: LocalAws) -> list[int]:
 @pytest.fixture(scope="module")
 def first(deployment: Deployment) -> str:
     """ARN of the package that is served at the beginning."""
+    # What other tests had approved is no champion here: a model of these few steps need not be as good.
+    group = deployment.settings.model_package_group_name
+    for package in deployment.sagemaker.list_model_packages(
+        ModelPackageGroupName=group, ModelApprovalStatus="Approved"
+    )["ModelPackageSummaryList"]:
+        deployment.sagemaker.update_model_package(
+            ModelPackageArn=package["ModelPackageArn"], ModelApprovalStatus="Rejected"
+        )
     before = executions.newest(deployment)
     datasets.upload(deployment, REPOSITORY / "examples" / "instruction", "instruction")
     view = executions.follow(deployment, executions.wait_for_newer(deployment, before))

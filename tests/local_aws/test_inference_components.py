@@ -170,9 +170,9 @@ class ComponentLoad(Load):
     component = ""
 
     def __enter__(self) -> "ComponentLoad":
-        super().__enter__()
         invoke = self._runtime.invoke_endpoint
         self._runtime.invoke_endpoint = lambda **request: invoke(InferenceComponentName=self.component, **request)
+        super().__enter__()  # begins to ask
         return self
 
 
