@@ -60,6 +60,7 @@ class Load:
     endpoint: str
     per_second: float = 40
     body: str = "hi"
+    component: str | None = None
     outcomes: list[Outcome] = field(default_factory=list)
 
     def __enter__(self) -> "Load":
@@ -92,8 +93,9 @@ class Load:
     def _send(self) -> None:
         started = time.monotonic()
         answer = error = ""
+        on_component = {"InferenceComponentName": self.component} if self.component else {}
         try:
-            response = self._runtime.invoke_endpoint(EndpointName=self.endpoint, Body=self.body)
+            response = self._runtime.invoke_endpoint(EndpointName=self.endpoint, Body=self.body, **on_component)
             answer = response["Body"].read().decode().split("|")[0]
         except ClientError as caught:
             error = caught.response["Error"]["Code"]

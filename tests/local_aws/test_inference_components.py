@@ -164,22 +164,8 @@ def rolling(server: Server, name: str, specification: dict[str, Any], *alarms: s
     return described(server, name)
 
 
-class ComponentLoad(Load):
-    """A load on one component."""
-
-    component = ""
-
-    def __enter__(self) -> "ComponentLoad":
-        invoke = self._runtime.invoke_endpoint
-        self._runtime.invoke_endpoint = lambda **request: invoke(InferenceComponentName=self.component, **request)
-        super().__enter__()  # begins to ask
-        return self
-
-
-def load(server: Server, endpoint: str, name: str) -> ComponentLoad:
-    load = ComponentLoad(server, endpoint, per_second=30)
-    load.component = name
-    return load
+def load(server: Server, endpoint: str, name: str) -> Load:
+    return Load(server, endpoint, per_second=30, component=name)
 
 
 def test_a_rolling_update_replaces_the_copies_without_a_failed_request(
