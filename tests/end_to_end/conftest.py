@@ -35,13 +35,23 @@ def aws(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield running
 
 
-@pytest.fixture(scope="session")
-def empty_deployment(settings: Settings, aws: LocalAws, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
-    """Deployed, without a base model."""
+def deployed(
+    settings: Settings, aws: LocalAws, model: Path | None, tmp_path_factory: pytest.TempPathFactory
+) -> Deployment:
+    """The product in `aws`, with `model` imported if there is one."""
     clock = time.monotonic()
     local.deploy(settings, aws.url, tmp_path_factory.mktemp("cdk") / "cdk.log", CONFIGURATION)
     print(f"cdk bootstrap and deploy: {time.monotonic() - clock:.1f} s")
-    return Deployment(settings, aws.url)
+    deployment = Deployment(settings, aws.url)
+    if model is not None:
+        base_models.import_model(deployment, str(model), settings.base_model.name, print)
+    return deployment
+
+
+@pytest.fixture(scope="session")
+def empty_deployment(settings: Settings, aws: LocalAws, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    """Deployed, without a base model."""
+    return deployed(settings, aws, None, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

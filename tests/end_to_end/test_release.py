@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 
-from cli import datasets, executions, packages, releases
+from cli import datasets, executions, local, packages, releases
 from cli.aws import REPOSITORY, Deployment
+from config.settings import Settings
 from local_aws import LocalAws
 from tests.end_to_end.clients import Load, finetune
+from tests.end_to_end.conftest import deployed
 
 
 def release(deployment: Deployment, package: str) -> executions.ExecutionView:
@@ -88,16 +90,22 @@ def serving_processes(aws: LocalAws) -> list[int]:
 
 
 @pytest.fixture(scope="module")
+def aws(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
+    """An AWS of its own: what other tests had approved would be a champion here, or a package to go back to."""
+    with local.running(settings, tmp_path_factory.mktemp("release") / "aws") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def deployment(
+    settings: Settings, aws: LocalAws, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Deployment:
+    return deployed(settings, aws, tiny_model, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
 def first(deployment: Deployment) -> str:
     """ARN of the package that is served at the beginning."""
-    # What other tests had approved is no champion here: a model of these few steps need not be as good.
-    group = deployment.settings.model_package_group_name
-    for package in deployment.sagemaker.list_model_packages(
-        ModelPackageGroupName=group, ModelApprovalStatus="Approved"
-    )["ModelPackageSummaryList"]:
-        deployment.sagemaker.update_model_package(
-            ModelPackageArn=package["ModelPackageArn"], ModelApprovalStatus="Rejected"
-        )
     before = executions.newest(deployment)
     datasets.upload(deployment, REPOSITORY / "examples" / "instruction", "instruction")
     view = executions.follow(deployment, executions.wait_for_newer(deployment, before))
