@@ -39,10 +39,10 @@ class Fp8Weight(nn.Module):
             raise StepError(
                 f"a matrix of {outputs} x {inputs} cannot be multiplied in fp8, only multiples of {MULTIPLE}; set fp8 False"
             )
-        self.by_output = _frozen(torch.empty(outputs, inputs, dtype=torch.uint8))
-        self.output_scales = _frozen(torch.empty(outputs, 1, dtype=torch.float32))
-        self.by_input = _frozen(torch.empty(inputs, outputs, dtype=torch.uint8))
-        self.input_scales = _frozen(torch.empty(inputs, 1, dtype=torch.float32))
+        self.by_output = frozen(torch.empty(outputs, inputs, dtype=torch.uint8))
+        self.output_scales = frozen(torch.empty(outputs, 1, dtype=torch.float32))
+        self.by_input = frozen(torch.empty(inputs, outputs, dtype=torch.uint8))
+        self.input_scales = frozen(torch.empty(inputs, 1, dtype=torch.float32))
 
     @torch.no_grad()
     def load(self, weight: Tensor) -> None:
@@ -129,7 +129,7 @@ def check_device(device: torch.device) -> None:
         )
 
 
-def _frozen(tensor: Tensor) -> nn.Parameter:
+def frozen(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline_steps.training import nf4
-from pipeline_steps.training.fp8 import Fp8Weight
+from pipeline_steps.training.fp8 import Fp8Weight, frozen
 
 Method = Literal["lora", "qlora", "full"]
 
@@ -69,9 +69,9 @@ class Projection(nn.Module):
         if tuning.method == "qlora":
             # FSDP2 takes floating-point weights only (torch before 2.13): 4 codes of 4 bits pass for one bfloat16, and the
             # 8-bit scales are whole numbers that bfloat16 holds exactly.
-            self.codes = _frozen(torch.empty(self.outputs, inputs // 4, dtype=torch.bfloat16))
-            self.block_scales = _frozen(torch.empty(self.outputs, inputs // nf4.BLOCK, dtype=torch.bfloat16))
-            self.row_scales = _frozen(torch.empty(self.outputs, dtype=torch.float32))
+            self.codes = frozen(torch.empty(self.outputs, inputs // 4, dtype=torch.bfloat16))
+            self.block_scales = frozen(torch.empty(self.outputs, inputs // nf4.BLOCK, dtype=torch.bfloat16))
+            self.row_scales = frozen(torch.empty(self.outputs, dtype=torch.float32))
         elif tuning.fp8:
             self.fp8_weight = Fp8Weight(self.outputs, inputs)
         else:
@@ -305,7 +305,3 @@ def store(weight: Tensor, value: Tensor) -> None:
         mesh = weight.device_mesh
         value = distribute_tensor(value.to(mesh.device_type, weight.dtype), mesh, placements)
     weight.copy_(value)
-
-
-def _frozen(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor, requires_grad=False)
