@@ -1,6 +1,7 @@
 """CloudWatch alarms that look: moto keeps them, a thread here evaluates them and acts when a state changes.
 
-Periods are divided by the time factor of local AWS, and are sliding: each ends now.
+Periods are divided by the time factor of local AWS, and are sliding: each ends now. Divided so, a period can be shorter
+than the time between two looks: then the newest one begins at the last look, so that no data point is passed over.
 """
 
 import ast
@@ -78,9 +79,9 @@ def alarmed(names: Sequence[str], evaluate: bool) -> list[str]:
     """Those alarms that are in ALARM; with `evaluate` as of now, not as of the last look."""
     found = [_backend().alarms[name] for name in names if name in _backend().alarms]
     if evaluate and found:
-        _flush()
+        now = _published_until()
         for alarm in found:
-            _evaluate(alarm)
+            _evaluate(alarm, now)
     return [alarm.name for alarm in found if alarm.state_value == "ALARM"]
 
 
@@ -88,15 +89,23 @@ def _backend() -> Any:
     return cloudwatch_backends[_settings.account][_settings.region]
 
 
+def _published_until() -> float:
+    """A moment (seconds since 1970) before which every request has become a data point."""
+    now = time.time()
+    _flush()
+    return now
+
+
 def _run() -> None:
     while True:
         time.sleep(TICK_SECONDS)
+        now = _published_until()
         for alarm in list(_backend().alarms.values()):
             if getattr(alarm, "next_look", 0.0) > time.monotonic():
                 continue
             alarm.next_look = time.monotonic() + _period(alarm) / _settings.time_factor / LOOKS_IN_A_PERIOD
             try:
-                _evaluate(alarm)
+                _evaluate(alarm, now)
             except Exception:  # one alarm that cannot be evaluated must not stop the others
                 log.exception("alarm %s", alarm.name)
 
@@ -104,10 +113,11 @@ def _run() -> None:
 # ---------------------------------------------------------------- evaluation
 
 
-def _evaluate(alarm: Any) -> None:
-    if alarm.rule is not None or getattr(alarm, "held_until", 0) > time.time():
+def _evaluate(alarm: Any, now: float) -> None:
+    last_look, alarm.last_look = getattr(alarm, "last_look", now), now
+    if alarm.rule is not None or getattr(alarm, "held_until", 0) > now:
         return
-    values = _values(alarm)
+    values = values_of(alarm, _period(alarm) / _settings.time_factor, last_look, now)
     breaching = COMPARISONS[alarm.comparison_operator]
     points = [None if value is None else breaching(value, float(alarm.threshold)) for value in values]
     state = state_of(points, int(alarm.datapoints_to_alarm or len(points)), alarm.treat_missing_data or "missing")
@@ -154,11 +164,12 @@ def _period(alarm: Any) -> float:
     return float(periods[0]) if periods else 60.0
 
 
-def _values(alarm: Any) -> list[float | None]:
-    """The alarm's value in each of its periods, newest first; None where there is no data."""
-    count, period, now = int(alarm.evaluation_periods), _period(alarm) / _settings.time_factor, time.time()
-    edges = [now - period * back for back in range(count)][::-1]
-    start = now - period * count
+def values_of(alarm: Any, period: float, last_look: float, now: float) -> list[float | None]:
+    """The alarm's value in each of its periods (of `period` seconds), newest first; None where there is no data."""
+    count = int(alarm.evaluation_periods)
+    newest = min(now - period, last_look)  # where the newest period begins
+    edges = [*(newest - period * back for back in range(count - 1)[::-1]), now]
+    start = newest - period * (count - 1)
 
     def of(namespace: str, name: str, dimensions: list[Any], stat: str) -> list[float | None]:
         wanted = {dimension.name: dimension.value for dimension in dimensions}

@@ -55,7 +55,8 @@ class Autoscaling:
 
     def __init__(self, settings: Settings, call: Call) -> None:
         self._settings, self._call = settings, call
-        self._changed: dict[str, float] = {}  # resource -> when it was last scaled
+        self._scaled_out: dict[str, float] = {}  # resource -> when it last got more
+        self._scaled: dict[str, float] = {}  # resource -> when it last got more or fewer
         self._lock = threading.Lock()
 
     @property
@@ -138,10 +139,14 @@ class Autoscaling:
             return
         wanted = min(max(wanted, int(target.min_capacity)), int(target.max_capacity))
         with self._lock:
-            created = float(target.creation_time)  # a fresh target is not scaled in before there are minutes to look at
-            since = time.time() - max(self._changed.get(policy.resource_id, 0.0), created if wanted < count else 0.0)
-            wait = max(cooldown_seconds, MINUTES_IN * 60 if wanted < count else 0) / self._settings.time_factor
-            if wanted == count or since < wait:
+            if wanted == count:
+                return
+            if wanted > count:  # a scale-in never delays the next scale-out
+                since, wait = self._scaled_out.get(policy.resource_id, 0.0), cooldown_seconds
+            else:  # a fresh target is not scaled in before there are minutes to look at
+                since = max(self._scaled.get(policy.resource_id, 0.0), float(target.creation_time))
+                wait = max(cooldown_seconds, MINUTES_IN * 60)
+            if time.time() - since < wait / self._settings.time_factor:
                 return
             parts = resource(policy)
             if policy.scalable_dimension == COMPONENT:
@@ -154,7 +159,9 @@ class Autoscaling:
                 change = {"VariantName": parts[1], "DesiredInstanceCount": wanted}
                 request = {"EndpointName": parts[0], "DesiredWeightsAndCapacities": [change]}
                 self._call("UpdateEndpointWeightsAndCapacities", request)
-            self._changed[policy.resource_id] = time.time()
+            self._scaled[policy.resource_id] = time.time()
+            if wanted > count:
+                self._scaled_out[policy.resource_id] = self._scaled[policy.resource_id]
         log.info("%s: %s scales from %d to %d", policy.policy_name, policy.resource_id, count, wanted)
 
 

@@ -184,7 +184,7 @@ class EndpointMetrics:
 
     def record(self, invocation: Invocation) -> None:
         """To be told of every request."""
-        moment, status = time.time(), invocation.status
+        status = invocation.status
         values = {
             "Invocations": 1.0,
             "Invocation4XXErrors": float(400 <= status < 500),
@@ -198,6 +198,7 @@ class EndpointMetrics:
         if invocation.component:
             kinds.append((NAMESPACE, {"InferenceComponentName": invocation.component}))
         with self._lock:
+            moment = time.time()  # within the lock: nothing that comes after a flush is dated before it
             for namespace, dimensions in kinds:
                 for name, value in values.items():
                     point = Point(moment, value, 1, value, value)

@@ -1,17 +1,19 @@
 """Alarms: what a metric's values make of a state, and what a change of state sets off."""
 
+import itertools
 import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_aws.alarms import calculate, state_of
-from local_aws.metrics import Point, statistic
+from local_aws.alarms import calculate, state_of, values_of
+from local_aws.metrics import Point, metrics, statistic
 from tests.local_aws.endpoints import Load, config, create
 from tests.local_aws.sagemaker_server import ACCOUNT, Server, running_server
 
@@ -79,6 +81,25 @@ def test_metric_math(expression: str, value: float | None) -> None:
 def test_other_metric_math_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="SEARCH"):
         calculate("SEARCH('x')", {})
+
+
+@given(
+    st.lists(st.floats(0, 100), min_size=1, max_size=20),
+    st.lists(st.floats(0.01, 30), min_size=1, max_size=30),
+    st.floats(0.01, 5),
+)
+def test_no_data_point_is_passed_over_however_late_the_looks_are(
+    moments: list[float], pauses: list[float], period: float
+) -> None:
+    name = uuid.uuid4().hex
+    metrics.add("Tests", name, {}, [Point(moment, 1, 1, 1, 1) for moment in sorted(moments)])
+    alarm = SimpleNamespace(
+        namespace="Tests", metric_name=name, dimensions=[], statistic="Sum", extended_statistic=None,
+        metric_data_queries=[], evaluation_periods=1,
+    )  # fmt: skip
+    looks = [-0.1, *itertools.accumulate(pauses)]
+    seen = [values_of(alarm, period, before, now)[0] or 0 for before, now in itertools.pairwise(looks)]
+    assert sum(seen) >= sum(moment <= looks[-1] for moment in moments)
 
 
 # ---------------------------------------------------------------------- on a server
