@@ -24,7 +24,7 @@ local: setup  ## start AWS on this machine with our stacks deployed, and stay
 	@$(BIN)/python -m cli local
 
 test: setup  ## every test (those of the reports look at them in Chromium: apt install chromium)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 	.venv-steps/bin/python -m pytest tests/pipeline_steps
 
 check: $(APP) $(CDK_CLI)  ## lint, types

@@ -55,7 +55,10 @@ def deploy(settings: Settings, url: str, log: Path, environment: str = "local") 
     """`cdk bootstrap` and `cdk deploy --all` of `environment` against the AWS at `url`; what they say goes to `log`."""
     target = f"aws://{settings.account}/{settings.region}"
     _cdk(["bootstrap", target], url, settings, log)
-    _cdk(["deploy", "--all", "--require-approval", "never", "-c", f"environment={environment}"], url, settings, log)
+    options = ["--all", "--require-approval", "never", "--progress", "events"]
+    # An output folder of its own: a deployment to AWS from this checkout may be under way at the same time.
+    output = str(log.with_name("cdk.out"))
+    _cdk(["deploy", *options, "--output", output, "-c", f"environment={environment}"], url, settings, log)
 
 
 def _cdk(arguments: list[str], url: str, settings: Settings, log: Path) -> None:
@@ -74,7 +77,7 @@ def _cdk(arguments: list[str], url: str, settings: Settings, log: Path) -> None:
         console.status(f"cdk {arguments[0]} (log: {log})"),
         log.open("a", encoding="utf-8") as output,
         subprocess.Popen(
-            [str(CDK), "--no-notices", "--progress", "events", "--ci", *arguments],
+            [str(CDK), "--no-notices", "--ci", *arguments],
             cwd=REPOSITORY,
             env=environment,
             stdout=output,

@@ -240,13 +240,22 @@ class Deployment:
                 )
 
     def _timed(self, work: Callable[[], None]) -> None:
-        started = time.monotonic()
-        work()
+        """Do what takes as long as it takes: starting instances, which are given up when the limit is reached."""
+        started, left = time.monotonic(), self._plan.limit_seconds - self._spent
+        limit = threading.Timer(left, self._new.stop, [0.0])
+        limit.start()
+        try:
+            work()
+        except EndpointFailed:
+            if time.monotonic() - started < left:
+                raise
+        finally:
+            limit.cancel()
         self._spend(time.monotonic() - started)
 
     def _spend(self, seconds: float) -> None:
         self._spent += seconds
-        if self._spent > self._plan.limit_seconds:
+        if self._spent >= self._plan.limit_seconds:
             raise RolledBack(
                 "The deployment was rolled back: it took longer than MaximumExecutionTimeoutInSeconds "
                 f"({self._plan.limit_seconds:g} s)"

@@ -4,6 +4,7 @@ The same bytes everywhere, so that no job installs anything: jobs need no packag
 """
 
 import hashlib
+import os
 import zipfile
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def build_zip(repository: Path, packages: Path, output_folder: Path) -> Path:
     if compiled:
         raise ValueError(f"{packages} holds compiled modules, which cannot run from a zip: {', '.join(compiled)}")
     output_folder.mkdir(parents=True, exist_ok=True)
-    unfinished = output_folder / "step_code.zip.partial"
+    unfinished = output_folder / f"step_code.{os.getpid()}.partial"  # two builds of one checkout do not meet
     with zipfile.ZipFile(unfinished, "w", compression=zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         _add(archive, "__main__.py", ENTRY.encode())
         for name, path in sorted({**sources, **installed}.items()):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cli import datasets, executions, local, packages, releases
@@ -86,6 +87,41 @@ def serving_processes(aws: LocalAws) -> list[int]:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         if command[0].endswith(b"python3") and command[1:3] == [b"-m", b"local_aws.lmi"]:
             found.append(pid)
+    return found
+
+
+class Memory:
+    """What a process has in its writable memory, where weights lie."""
+
+    def __init__(self, pid: int) -> None:
+        self._parts = []
+        with Path(f"/proc/{pid}/mem").open("rb") as memory:
+            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+                place, permissions, *_ = line.split()
+                start, end = (int(edge, 16) for edge in place.split("-"))
+                if permissions.startswith("rw"):
+                    memory.seek(start)
+                    self._parts.append(memory.read(end - start))
+
+    def holds(self, content: bytes) -> bool:
+        return any(content in part for part in self._parts)
+
+
+def tensors_in_bfloat16(safetensors: bytes) -> dict[str, bytes]:
+    """Each tensor of a safetensors file, in the precision that serves.
+
+    The file is 8 bytes with the length of its header, the header in JSON, the data.
+    """
+    begin = 8 + int.from_bytes(safetensors[:8], "little")
+    header = json.loads(safetensors[8:begin])
+    header.pop("__metadata__", None)
+    found = {}
+    for name, one in header.items():
+        start, end = one["data_offsets"]
+        found[name] = safetensors[begin + start : begin + end]
+        if one["dtype"] == "F32":  # rounded to the nearest, ties to even
+            bits = np.frombuffer(found[name], "<u4")
+            found[name] = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
     return found
 
 
@@ -210,8 +246,11 @@ def test_one_digest_leads_from_the_training_to_the_bytes_that_serve(
     assert len(serving) == 2
     for pid in serving:
         folder = Path(f"/proc/{pid}/root/opt/ml/model")
-        loaded = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in training["files"]}
-        assert loaded == training["files"]
+        files = {name: (folder / name).read_bytes() for name in training["files"]}
+        assert {name: hashlib.sha256(content).hexdigest() for name, content in files.items()} == training["files"]
+        weights = tensors_in_bfloat16(files["model.safetensors"])
+        memory = Memory(pid)
+        assert weights and [name for name, content in weights.items() if not memory.holds(content)] == []
 
 
 def test_releasing_what_is_served_changes_nothing(deployment: Deployment, second: str) -> None:

@@ -1,9 +1,11 @@
 """Updates of endpoints: traffic in steps, alarms that take a bad model back, and no failed request while it goes well."""
 
 import json
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from local_aws import deployments
 from local_aws.sagemaker_api import ValidationException
+from local_aws.serving_process import EndpointFailed
 from tests.local_aws.endpoints import Load, config, create, invoke
 from tests.local_aws.sagemaker_server import BUCKET, Server, running_server
 
@@ -387,6 +390,34 @@ def test_a_deployment_configuration_that_cannot_be_carried_out_is_refused(
     assert status == 400
     assert words in str(answer)
     assert server.endpoint(name)["EndpointStatus"] == "InService"
+
+
+class NeverUp:
+    """A fleet whose instances do not come up before they are stopped."""
+
+    config_name, variants = "new", ()
+
+    def __init__(self) -> None:
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        assert self._stopped.wait(60)
+        raise EndpointFailed("stopped")
+
+    def stop(self, grace: float) -> None:
+        self._stopped.set()
+
+
+def test_instances_that_do_not_come_up_within_the_limit_of_the_deployment_are_given_up() -> None:
+    old, routes = SimpleNamespace(config_name="old", variants=()), []
+    endpoint = SimpleNamespace(name="e", fleet=old, traffic=SimpleNamespace(shift=routes.append))
+    service = SimpleNamespace(settings=SimpleNamespace(time_factor=1.0), changed=threading.Condition())
+    plan = deployments.Plan((1.0,), 0, 0, limit_seconds=0.2, alarms=())
+    new: Any = NeverUp()
+    deployment = deployments.Deployment(service, endpoint, new, plan, lambda *_: [], threading.Event())  # type: ignore[arg-type]
+    with pytest.raises(deployments.RolledBack, match=r"took longer than MaximumExecutionTimeoutInSeconds \(0.2 s\)"):
+        deployment.run()
+    assert routes == [[(old, 1.0)]]  # no share of the traffic ever went to the new fleet
 
 
 @given(

@@ -107,3 +107,46 @@ def test_a_stack_whose_endpoint_does_not_come_up_fails_with_the_reason(server: S
     assert stack["StackStatus"] == "ROLLBACK_COMPLETE"
     assert "did not pass the ping health check" in stack["StackStatusReason"]
     assert server.sagemaker.list_endpoints(NameContains=name)["Endpoints"] == []
+
+
+def with_component(name: str, answer: str) -> str:
+    """A stack with an endpoint for components, and a component on it."""
+    whole = json.loads(template(name, answer))["Resources"]
+    config = whole["Config"]["Properties"]
+    (variant,) = config["ProductionVariants"]
+    del variant["ModelName"], variant["InitialVariantWeight"]
+    config |= {"EndpointConfigName": name, "ExecutionRoleArn": ROLE}
+    whole["Endpoint"]["Properties"]["EndpointConfigName"] = name
+    component = {
+        "InferenceComponentName": name,
+        "EndpointName": name,
+        "VariantName": "v",
+        "Specification": {
+            "ModelName": f"{name}-{answer}",
+            "ComputeResourceRequirements": {"NumberOfAcceleratorDevicesRequired": "1", "MinMemoryRequiredInMb": "1024"},
+        },
+        "RuntimeConfig": {"CopyCount": "1"},
+    }
+    kept = {key: whole[key] for key in ("Model", "Config", "Endpoint")}
+    kept["Component"] = {
+        "Type": "AWS::SageMaker::InferenceComponent",
+        "Properties": component,
+        "DependsOn": ["Endpoint", "Model"],
+    }
+    return json.dumps({"Resources": kept})
+
+
+def test_an_inference_component_lives_with_its_stack(server: Server) -> None:
+    name = f"stack-{uuid.uuid4().hex[:8]}"
+    stacks = server.client("cloudformation")
+    stacks.create_stack(StackName=name, TemplateBody=with_component(name, "one"))
+    assert invoke(server, name, "hi", InferenceComponentName=name).startswith("one")
+
+    stacks.update_stack(StackName=name, TemplateBody=with_component(name, "two"))
+    (stack,) = stacks.describe_stacks(StackName=name)["Stacks"]
+    assert stack["StackStatus"] == "UPDATE_COMPLETE", stack
+    assert invoke(server, name, "hi", InferenceComponentName=name).startswith("two")
+
+    stacks.delete_stack(StackName=name)
+    assert server.sagemaker.list_inference_components(NameContains=name)["InferenceComponents"] == []
+    assert server.sagemaker.list_endpoints(NameContains=name)["Endpoints"] == []
