@@ -31,7 +31,7 @@ SERVING_MODULES = {"djl-inference": "local_aws.lmi"}
 PACKAGE = Path(__file__).parent
 PORT_BRIDGE = Path(__file__).with_name("port_bridge.py")
 STARTUP_POLL_SECONDS = 0.1
-LEAST_STARTUP_SECONDS = 30.0  # a model loads no faster because waits do
+LEAST_STARTUP_SECONDS = 120.0  # a model loads no faster because waits do
 # SageMaker asks /ping every 5 s and gives each request 2 s; what fails that often in a row is replaced.
 PING_INTERVAL_SECONDS = 5.0
 PING_TIMEOUT_SECONDS = 2.0
@@ -224,10 +224,9 @@ class ServingProcess:
     def _wait_until_healthy(self) -> None:
         container = self._container
         assert container is not None
-        limit = max(
-            self.served.startup_seconds / self._service.settings.time_factor,
-            min(self.served.startup_seconds, LEAST_STARTUP_SECONDS),
-        )
+        limit = self.served.startup_seconds / self._service.settings.time_factor
+        if self._faults.answers_ping:  # a start takes as long as it takes; only what never comes is given up early
+            limit = max(limit, min(self.served.startup_seconds, LEAST_STARTUP_SECONDS))
         deadline = time.monotonic() + limit
         while container.running and time.monotonic() < deadline and not self._stopped.is_set():
             if self._ping():
