@@ -95,7 +95,7 @@ def _beyond_limits(deployment: Deployment, name: str, value: Any) -> Iterator[st
     field = _setting(name)
     if field is not None:
         try:
-            TypeAdapter(Annotated[field.annotation, *field.metadata]).validate_python(value)  # type: ignore[arg-type]
+            TypeAdapter(Annotated[field.annotation, field]).validate_python(value)  # type: ignore[arg-type]
         except ValidationError as error:
             for problem in error.errors():
                 yield f"{name} is {value!r}; {problem['msg'][:1].lower()}{problem['msg'][1:]}"
