@@ -44,7 +44,7 @@ def make(deployment: Deployment, scratch: Path) -> None:
         deployment.s3.upload_file(
             str(folder / files.EVALUATION_FILE), deployment.artifact_bucket, f"sample/{outcome}.json"
         )
-    for key, body in ((f"sample/{files.DATA_CARD_FILE}", json.dumps(CARD)), ("flags/always", "")):
+    for key, body in ((f"sample/{files.DATA_CARD_FILE}", json.dumps(CARD)), ("flags/train.sh", TRAIN)):
         deployment.s3.put_object(Bucket=deployment.artifact_bucket, Key=key, Body=body)
     deployment.s3.put_object(Bucket=deployment.raw_bucket, Key=MANIFEST, Body="[]")
     deployment.client("iam").create_role(RoleName="jobs", AssumeRolePolicyDocument=json.dumps(TRUST))
@@ -86,12 +86,14 @@ def _steps(artifacts: str, role: str, deployment: Deployment) -> list[dict[str, 
             "Std:Join": {"On": "/", "Values": [f"{artifacts}/runs", {"Get": "Execution.PipelineExecutionId"}, name]}
         }
 
-    def job(command: str, output: str) -> dict[str, Any]:
+    def job(command: str, output: str, instance_type: str) -> dict[str, Any]:
         request = processing(command, {"sample": f"{artifacts}/sample/"}, {output: run(output)}, RoleArn=role)
         request["AppSpecification"]["ImageUri"] = image
+        request["ProcessingResources"]["ClusterConfig"]["InstanceType"] = instance_type
         return {**request, "Environment": outcome}
 
-    fine_tune = training(TRAIN, {"flags": f"{artifacts}/flags/"}, RoleArn=role, Environment=outcome)
+    fine_tune = training("sh /opt/ml/input/data/flags/train.sh", {"flags": f"{artifacts}/flags/"}, RoleArn=role)
+    fine_tune["Environment"] = {**outcome, "EPOCH": {"Get": "Parameters.Epoch"}}
     fine_tune["AlgorithmSpecification"]["TrainingImage"] = image
     fine_tune["OutputDataConfig"]["S3OutputPath"] = run("model")
     fine_tune["StoppingCondition"] = {"MaxRuntimeInSeconds": 3600}
@@ -129,7 +131,11 @@ def _steps(artifacts: str, role: str, deployment: Deployment) -> list[dict[str, 
         "ElseSteps": [_step("Fail", "Fail", {"ErrorMessage": evaluated("gate.message")})],
     }
     return [
-        _step("PrepareData", "Processing", job(PREPARE, files.REPORT_OUTPUT)),
+        _step(
+            "PrepareData",
+            "Processing",
+            job(PREPARE, files.REPORT_OUTPUT, deployment.settings.processing.prepare_instance_type),
+        ),
         _step(
             "FineTune",
             "Training",
@@ -140,7 +146,7 @@ def _steps(artifacts: str, role: str, deployment: Deployment) -> list[dict[str, 
         _step(
             "Evaluate",
             "Processing",
-            job(EVALUATE, files.EVALUATION_OUTPUT),
+            job(EVALUATE, files.EVALUATION_OUTPUT, deployment.settings.processing.evaluate_instance_type),
             DependsOn=["FineTune"],
             PropertyFiles=[report],
         ),

@@ -4,6 +4,7 @@ The tests build on each other in the order of the file: the later ones look at t
 """
 
 import json
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from cli.aws import Deployment
 from cli.console import CommandError, console
 from tests.cli import small_pipeline
 
-TRAINING = ["--price", "ml.m5.xlarge=0.2", "--price", "ml.g5.12xlarge=7.2"]
+PRICES = [
+    part for price in ("ml.m5.xlarge=0.2", "ml.g5.4xlarge=2", "ml.g5.12xlarge=7.2") for part in ("--price", price)
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -120,7 +123,7 @@ def test_the_estimate_of_the_next_run_comes_from_the_last_one_and_stands_beside_
     assert job["BillableTimeInSeconds"] <= 1
     deployment.sagemaker.describe_training_job = billed
     try:
-        started = finetune("start", "-p", "Epoch=3", "-p", "Outcome=refused", *TRAINING, "--json")
+        started = finetune("start", "-p", "Epoch=3", "-p", "Outcome=refused", *PRICES, "--json")
         guess = {one["step"]: one for one in started["estimate"]}
         assert guess["FineTune"]["seconds"] == pytest.approx(300)  # three epochs at the speed of one in 100 s
         assert guess["FineTune"]["usd"] == pytest.approx(300 / 3600 * 7.2)
@@ -128,7 +131,7 @@ def test_the_estimate_of_the_next_run_comes_from_the_last_one_and_stands_beside_
         assert guess["Evaluate"]["source"].startswith("as in ")
         assert executions.follow(deployment, started["execution"]).status == "Failed"
 
-        cost = finetune("cost", started["execution"], *TRAINING, "--json")
+        cost = finetune("cost", started["execution"], *PRICES, "--json")
         counted = {one["step"]: one for one in cost["steps"]}
         assert counted["FineTune"]["usd"] == pytest.approx(100 / 3600 * 7.2) and cost["without"] == []
         assert cost["usd"] == pytest.approx(sum(one["usd"] for one in counted.values()))
@@ -192,8 +195,10 @@ def test_stop_leaves_no_job_behind_and_the_log_can_be_followed_until_then(
     with pytest.raises(CommandError, match="no execution of cli-finetune runs"):
         finetune("stop", "--yes")
     arn = finetune("start", "-p", "Outcome=slow", "--json")["execution"]
+    deadline = time.monotonic() + 60
     while not any(step.name == "FineTune" and step.job for step in executions.describe(deployment, arn).steps):
-        pass
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     with pytest.raises(CommandError, match="is Executing; only one that has failed or was stopped"):
         interventions.retry(deployment, arn)
     stopped = finetune("stop", "--yes", "--json")
