@@ -46,6 +46,7 @@ class ExecutionView:
     arn: str
     status: str
     reason: str
+    seconds: float  # from its start to its last change, or to now while it runs
     steps: list[StepView] = field(default_factory=list)
 
     @property
@@ -141,7 +142,10 @@ def describe(deployment: Deployment, arn: str) -> ExecutionView:
         PipelineExecutionArn=arn, SortOrder="Ascending"
     )
     steps = [_step_view(step) for page in pages for step in page["PipelineExecutionSteps"]]
-    view = ExecutionView(arn, execution["PipelineExecutionStatus"], execution.get("FailureReason", ""), steps)
+    status = execution["PipelineExecutionStatus"]
+    end = datetime.now(UTC) if status in RUNNING else execution["LastModifiedTime"]
+    seconds = round((end - execution["CreationTime"]).total_seconds(), 1)
+    view = ExecutionView(arn, status, execution.get("FailureReason", ""), seconds, steps)
     if not view.running:
         for step in steps:
             if step.job and step.job[0] == "ProcessingJob" and step.status == "Succeeded":

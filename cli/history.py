@@ -13,7 +13,7 @@ from rich.text import Text
 
 from cli import executions
 from cli.aws import Deployment
-from cli.executions import RUNNING, ExecutionView
+from cli.executions import ExecutionView
 from pipeline_steps.contract import files, metrics
 
 READERS = 8  # executions that are read at the same time
@@ -60,14 +60,13 @@ def runs(deployment: Deployment, most: int) -> list[Run]:
 def _read(deployment: Deployment, summary: dict[str, Any]) -> Run:
     arn = summary["PipelineExecutionArn"]
     view = executions.describe(deployment, arn)
-    described = deployment.sagemaker.describe_pipeline_execution(PipelineExecutionArn=arn)
     evaluation = _evaluation(deployment, view) or {"metrics": {}}
     notes = (step.note for step in view.steps if step.note and step.name == "PrepareData")
     return Run(
         arn,
         view.status,
         summary["StartTime"],
-        0.0 if view.status in RUNNING else (described["LastModifiedTime"] - summary["StartTime"]).total_seconds(),
+        view.seconds,
         executions.parameters(deployment, arn),
         {
             name: {model: value["value"] for model, value in one["values"].items()}
@@ -116,7 +115,7 @@ def render(found: list[Run]) -> Group:
             f"{run.started:%Y-%m-%d %H:%M}",
             run.id,
             Text(run.status, style={"Failed": "red", "Succeeded": "green"}.get(run.status, "yellow")),
-            f"{run.seconds / 60:.0f} min" if run.seconds >= 60 else f"{run.seconds:.0f} s" if run.seconds else "-",
+            f"{run.seconds / 60:.0f} min" if run.seconds >= 60 else f"{run.seconds:.0f} s",
             run.parameters.get("DatasetManifest", "-").removesuffix("/dataset.manifest"),
             run.parameters.get("Epoch", "-"),
             run.parameters.get("LearningRate", "-"),

@@ -102,7 +102,7 @@ def test_an_image_a_key_and_a_network_that_are_not_there_are_errors(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kms, ec2 = deployment.client("kms"), deployment.client("ec2")
-    key = kms.create_key()["KeyMetadata"]["Arn"]
+    key = kms.create_key()["KeyMetadata"]["KeyId"]
     vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/24")["Subnet"]["SubnetId"]
     request: dict[str, Any] = {
