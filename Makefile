@@ -12,7 +12,7 @@ STEP_PACKAGES := build/step_packages/.ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo local test check bench bench-curves bench-data bench-endpoint bench-eval deploy setup constraints clean
+.PHONY: help demo local test check bench bench-curves bench-data bench-endpoint bench-eval bench-operations deploy setup constraints clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ bench-curves: $(BENCH)  ## loss curves of ours and TRL's on a real small model (
 
 bench-eval: $(STEPS)  ## answers of the evaluation generated, against one by one and padded batches (bench/results/)
 	.venv-steps/bin/python -m bench.generation
+
+bench-operations: $(APP)  ## 50 executions at once, 1,000 in the history, 60 steps on local AWS (minutes; bench/results/)
+	$(BIN)/python -m bench.operations
 
 bench-endpoint: setup  ## what an endpoint adds to a request, and its tokens a second (minutes; bench/results/)
 	$(BIN)/python -m bench.endpoint

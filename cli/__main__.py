@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated
 
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
@@ -15,17 +15,18 @@ from cli import (
     comparisons,
     datasets,
     demo,
-    executions,
     invocation,
     local,
     packages,
     releases,
     reports,
+    run_commands,
     validation,
 )
 from cli.aws import LOCAL_STATE, REPOSITORY, Deployment
-from cli.console import EXECUTION_FAILED, FAILED, CommandError, console
-from config.settings import SettingsError, TuningMode, load
+from cli.console import FAILED, CommandError, console
+from cli.options import Environment, Json, Mode, Yes, check_mode, confirm, deployment_of, show_until_end, tell
+from config.settings import SettingsError, load
 from pipeline_steps.contract import files
 from pipeline_steps.contract.comparison import Sampling
 from pipeline_steps.contract.errors import StepError
@@ -39,18 +40,6 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-
-Environment = Annotated[
-    str,
-    typer.Option("--environment", "-e", help="A file of config/ without .yaml; 'local' is the local AWS that runs."),
-]
-Mode = Annotated[str, typer.Option(help="instruction, domain or chat.")]
-
-
-def check_mode(mode: str) -> str:
-    if mode not in get_args(TuningMode):
-        raise CommandError(f"--mode is {mode!r}; allowed: {', '.join(get_args(TuningMode))}")
-    return mode
 
 
 @app.command("demo")
@@ -125,50 +114,7 @@ def upload_command(
     )
 
 
-@app.command("start")
-def start_command(
-    parameter: Annotated[
-        list[str] | None, typer.Option("--parameter", "-p", help="Name=Value; repeat it. Defaults: the configuration.")
-    ] = None,
-    follow: Annotated[bool, typer.Option(help="Show the steps until the execution ends.")] = False,
-    environment: Environment = "dev",
-) -> None:
-    """Start the fine-tuning pipeline by hand."""
-    wrong = [pair for pair in parameter or [] if "=" not in pair]
-    if wrong:
-        raise CommandError(f"--parameter {', '.join(wrong)}: expected Name=Value, such as Epoch=2")
-    deployment = Deployment.named(environment)
-    arn = executions.start(deployment, dict(pair.split("=", 1) for pair in parameter or []))
-    console.print(arn)
-    if follow:
-        _end(executions.follow(deployment, arn))
-
-
-@app.command("status")
-def status_command(
-    execution: Annotated[str | None, typer.Argument(help="ARN of an execution; default: the newest.")] = None,
-    follow: Annotated[bool, typer.Option(help="Show the steps until the execution ends.")] = False,
-    environment: Environment = "dev",
-) -> None:
-    """Show the steps of an execution, their state, time and reason."""
-    deployment = Deployment.named(environment)
-    arn = execution or executions.newest(deployment)
-    if arn is None:
-        raise CommandError(
-            f"{deployment.settings.finetune_pipeline_name} has not run yet; start it with 'finetune start'"
-        )
-    console.print(arn)
-    if follow:
-        _end(executions.follow(deployment, arn))
-    else:
-        view = executions.describe(deployment, arn)
-        console.print(executions.render(view))
-        console.print(f"{view.status} {escape(view.reason)}".rstrip())
-
-
-def _end(view: executions.ExecutionView) -> None:
-    if view.status != "Succeeded":
-        raise CommandError(f"the execution ended as {view.status}: {view.reason}", EXECUTION_FAILED)
+run_commands.add_to(app)  # start, status, logs, history, cost, retry, stop, cleanup, doctor (docs/operations.md)
 
 
 # ---------------------------------------------------------------- releases (docs/release.md)
@@ -177,8 +123,6 @@ PackageArgument = Annotated[
     str | None, typer.Argument(help="Version or ARN of a model package.", show_default="the newest")
 ]
 Note = Annotated[str, typer.Option(help="Why; it stays with the package as its approval description.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; everything else goes to stderr.")]
 
 
 @app.command("approve")
@@ -191,19 +135,19 @@ def approve_command(
     environment: Environment = "dev",
 ) -> None:
     """Approve a model package, after a look at its figures; its release starts by itself."""
-    deployment = _deployment(environment, as_json)
+    deployment = deployment_of(environment, as_json)
     chosen = _shown(deployment, packages.choose(deployment, package))
     if chosen.status == "Approved":
         console.print("it is Approved already; nothing was changed (`finetune deploy` releases it again)")
-        return _tell(as_json, {"package": chosen.to_dict(), "changed": False, "execution": None})
-    _confirm(f"approve version {chosen.version} and release it to {deployment.settings.endpoint_name}?", yes)
+        return tell(as_json, {"package": chosen.to_dict(), "changed": False, "execution": None})
+    confirm(f"approve version {chosen.version} and release it to {deployment.settings.endpoint_name}?", yes)
     clock = time.time()
     packages.decide(deployment, chosen.arn, "Approved", note or "approved with finetune approve")
     console.print(f"approved; {deployment.settings.deploy_pipeline_name} starts by itself")
     execution = releases.wait_for_start(deployment, chosen.arn, clock) if follow else None
     if execution:
-        _follow(deployment, execution)
-    _tell(
+        show_until_end(deployment, execution)
+    tell(
         as_json,
         {"package": packages.read(deployment, chosen.arn).to_dict(), "changed": True, "execution": execution},
     )
@@ -218,18 +162,18 @@ def reject_command(
     environment: Environment = "dev",
 ) -> None:
     """Reject a model package: it cannot be released. What serves goes on; `finetune rollback` changes that."""
-    deployment = _deployment(environment, as_json)
+    deployment = deployment_of(environment, as_json)
     chosen = _shown(deployment, packages.choose(deployment, package))
     if chosen.status == "Rejected":
         console.print("it is Rejected already; nothing was changed")
-        return _tell(as_json, {"package": chosen.to_dict(), "changed": False})
+        return tell(as_json, {"package": chosen.to_dict(), "changed": False})
     current = releases.serving(deployment)
     if current and current.package == chosen.arn:
         console.print("this package serves now, and goes on serving; `finetune rollback` goes back to the one before")
-    _confirm(f"reject version {chosen.version}?", yes)
+    confirm(f"reject version {chosen.version}?", yes)
     packages.decide(deployment, chosen.arn, "Rejected", note or "rejected with finetune reject")
     console.print("rejected")
-    _tell(as_json, {"package": packages.read(deployment, chosen.arn).to_dict(), "changed": True})
+    tell(as_json, {"package": packages.read(deployment, chosen.arn).to_dict(), "changed": True})
 
 
 @app.command("deploy")
@@ -242,7 +186,7 @@ def deploy_command(
     environment: Environment = "dev",
 ) -> None:
     """Release an approved package to the endpoint. What serves it already is not changed."""
-    deployment = _deployment(environment, as_json)
+    deployment = deployment_of(environment, as_json)
     chosen = packages.read(deployment, packages.choose(deployment, package, None if package else "Approved"))
     if chosen.status != "Approved":
         raise CommandError(
@@ -252,8 +196,8 @@ def deploy_command(
     execution = releases.start(deployment, chosen.arn)
     console.print(f"releasing version {chosen.version}: {execution}")
     if follow:
-        _follow(deployment, execution)
-    _tell(as_json, {"package": chosen.to_dict(), "execution": execution})
+        show_until_end(deployment, execution)
+    tell(as_json, {"package": chosen.to_dict(), "execution": execution})
 
 
 @app.command("rollback")
@@ -265,7 +209,7 @@ def rollback_command(
     environment: Environment = "dev",
 ) -> None:
     """Go back to the approved package before the one that serves, which is rejected."""
-    deployment = _deployment(environment, as_json)
+    deployment = deployment_of(environment, as_json)
     current = releases.serving(deployment)
     if current is None:
         raise CommandError(
@@ -276,26 +220,26 @@ def rollback_command(
     _shown(deployment, current.package)
     console.print("[bold]serves then:[/]")
     target = _shown(deployment, previous)
-    _confirm(f"go back to version {target.version}?", yes)
+    confirm(f"go back to version {target.version}?", yes)
     # First the mark: from here on the newest approved package is the one that is to serve, whoever looks.
     packages.decide(deployment, current.package, "Rejected", note or "rolled back with finetune rollback")
     execution = releases.start(deployment, previous)
     console.print(f"going back to version {target.version}: {execution}")
     if follow:
-        _follow(deployment, execution)
-    _tell(as_json, {"from": current.package, "to": previous, "execution": execution})
+        show_until_end(deployment, execution)
+    tell(as_json, {"from": current.package, "to": previous, "execution": execution})
 
 
 @app.command("endpoints")
 def endpoints_command(as_json: Json = False, environment: Environment = "dev") -> None:
     """Show what serves: status, package, instances, alarms, and why the last release failed."""
-    deployment = _deployment(environment, as_json)
+    deployment = deployment_of(environment, as_json)
     view = releases.endpoint(deployment)
     if view is None:
         console.print(f"there is no endpoint {deployment.settings.endpoint_name} yet; an approved package makes it")
     else:
         console.print(releases.render(view))
-    _tell(as_json, {"endpoints": [view] if view else []})
+    tell(as_json, {"endpoints": [view] if view else []})
 
 
 @app.command("report")
@@ -376,7 +320,7 @@ def invoke_command(
 ) -> None:
     """Ask the endpoint; the answer appears as the model writes it."""
     request = invocation.request(prompt, column or [], chat, max_new_tokens, temperature)
-    deployment = _deployment(environment, as_json)
+    deployment = deployment_of(environment, as_json)
     if as_json:
         print(json.dumps(invocation.ask(deployment, request), ensure_ascii=False))
         return
@@ -385,33 +329,10 @@ def invoke_command(
     print()
 
 
-def _deployment(environment: str, as_json: bool) -> Deployment:
-    console.stderr = as_json  # stdout belongs to the JSON alone
-    return Deployment.named(environment)
-
-
 def _shown(deployment: Deployment, arn: str) -> packages.Package:
     package = packages.read(deployment, arn)
     console.print(packages.render(package))
     return package
-
-
-def _confirm(question: str, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise CommandError(f"{question} Nobody can be asked here; add --yes. Nothing was changed")
-    if not typer.confirm(question, err=True):
-        raise CommandError("nothing was changed")
-
-
-def _follow(deployment: Deployment, execution: str) -> None:
-    _end(executions.follow(deployment, execution))
-
-
-def _tell(as_json: bool, content: dict[str, Any]) -> None:
-    if as_json:
-        print(json.dumps(content, ensure_ascii=False))
 
 
 def main() -> None:

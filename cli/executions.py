@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,7 +36,8 @@ class StepView:
     note: str = ""  # what a job that succeeded had to say
     job: tuple[str, str] | None = None  # (kind of job, name)
     cached: bool = False
-    reused_from: str = ""  # ARN of the execution whose result a cached step has
+    reused_from: str = ""  # ARN of the execution whose result a cached or not selected step has
+    package: str | None = None  # ARN of the model package that it registered
     progress: Progress | None = None
 
 
@@ -45,19 +46,26 @@ class ExecutionView:
     arn: str
     status: str
     reason: str
+    seconds: float  # from its start to its last change, or to now while it runs
     steps: list[StepView] = field(default_factory=list)
 
     @property
     def running(self) -> bool:
         return self.status in RUNNING
 
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
-def start(deployment: Deployment, parameters: dict[str, str], pipeline: str | None = None) -> str:
+
+def start(
+    deployment: Deployment, parameters: dict[str, str], pipeline: str | None = None, description: str = ""
+) -> str:
     """Start `pipeline` (`<name>-finetune`) with `parameters` over its defaults; returns the execution's ARN."""
     try:
         answer = deployment.sagemaker.start_pipeline_execution(
             PipelineName=pipeline or deployment.settings.finetune_pipeline_name,
             PipelineParameters=[{"Name": name, "Value": value} for name, value in parameters.items()],
+            **({"PipelineExecutionDescription": description} if description else {}),
         )
     except ClientError as error:
         raise CommandError(f"the execution was not started: {error}") from error
@@ -91,6 +99,23 @@ def newest_ones(deployment: Deployment, pipeline: str, most: int) -> list[Any]:
     return list(answer["PipelineExecutionSummaries"])
 
 
+def the_running(deployment: Deployment) -> str:
+    """ARN of the one execution of `<name>-finetune` that runs. Raises CommandError if there is none, or more than one."""
+    name = deployment.settings.finetune_pipeline_name
+    pages = deployment.sagemaker.get_paginator("list_pipeline_executions").paginate(PipelineName=name)
+    found = [
+        str(one["PipelineExecutionArn"])
+        for page in pages
+        for one in page["PipelineExecutionSummaries"]
+        if one["PipelineExecutionStatus"] in RUNNING
+    ]
+    if not found:
+        raise CommandError(f"no execution of {name} runs; `finetune history` shows those that ran")
+    if len(found) > 1:
+        raise CommandError(f"{len(found)} executions of {name} run; name one of them:\n" + "\n".join(found))
+    return found[0]
+
+
 def parameters(deployment: Deployment, arn: str) -> dict[str, str]:
     """The parameters that an execution runs with."""
     answer = deployment.sagemaker.list_pipeline_parameters_for_execution(PipelineExecutionArn=arn)
@@ -117,7 +142,10 @@ def describe(deployment: Deployment, arn: str) -> ExecutionView:
         PipelineExecutionArn=arn, SortOrder="Ascending"
     )
     steps = [_step_view(step) for page in pages for step in page["PipelineExecutionSteps"]]
-    view = ExecutionView(arn, execution["PipelineExecutionStatus"], execution.get("FailureReason", ""), steps)
+    status = execution["PipelineExecutionStatus"]
+    end = datetime.now(UTC) if status in RUNNING else execution["LastModifiedTime"]
+    seconds = round((end - execution["CreationTime"]).total_seconds(), 1)
+    view = ExecutionView(arn, status, execution.get("FailureReason", ""), seconds, steps)
     if not view.running:
         for step in steps:
             if step.job and step.job[0] == "ProcessingJob" and step.status == "Succeeded":
@@ -132,13 +160,16 @@ def _step_view(step: Any) -> StepView:
     end = step.get("EndTime") or datetime.now(UTC)
     return StepView(
         name=step["StepName"],
-        type=kind or "Fail",
+        type=kind or "-",
         status=step["StepStatus"],
         seconds=round((end - step["StartTime"]).total_seconds(), 1) if "StartTime" in step else 0.0,
         reason=step.get("FailureReason", ""),
         job=(kind, arn.rsplit("/", 1)[-1]) if kind in LOG_GROUPS else None,
         cached="CacheHitResult" in step,
-        reused_from=step.get("CacheHitResult", {}).get("SourcePipelineExecutionArn", ""),
+        reused_from=(step.get("CacheHitResult") or step.get("SelectiveExecutionResult", {})).get(
+            "SourcePipelineExecutionArn", ""
+        ),
+        package=arn if kind == "RegisterModel" else None,
     )
 
 

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from local_aws import server
+from local_aws.service_faults import FaultRuleError, Rule
 
 
 def image(text: str) -> tuple[str, Path]:
@@ -21,6 +22,13 @@ def time_factor(text: str) -> float:
     if not 1 <= factor <= 3600:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to 3600")
     return factor
+
+
+def fault(text: str) -> Rule:
+    try:
+        return Rule.parse(text)
+    except FaultRuleError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def main() -> None:
@@ -43,8 +51,23 @@ def main() -> None:
         metavar="N",
         help="how many times faster waits of services pass than on AWS: baking periods, alarm periods (default 1)",
     )
+    parser.add_argument(
+        "--fault",
+        type=fault,
+        action="append",
+        default=[],
+        metavar="RULE",
+        help="a service that fails, such as service=s3,operation=GetObject,error=SlowDown,times=3; repeat it",
+    )
     options = parser.parse_args()
-    server.serve(options.root.absolute(), dict(options.image), options.port, options.region, options.time_factor)
+    server.serve(
+        options.root.absolute(),
+        dict(options.image),
+        options.port,
+        options.region,
+        options.time_factor,
+        options.fault,
+    )
 
 
 if __name__ == "__main__":

@@ -545,11 +545,16 @@ class Jobs:
         network = PeerNetwork() if isolated and job.kind == "Training" and len(job.hosts) > 1 else None
         try:
             specs = [spec(host) for host in job.hosts]
-            with self._service.changed:
+            for host_spec in specs:
                 if job.stop_requested or self._closed:
                     raise JobStopped
-                for host_spec in specs:
-                    job.containers[host_spec.host] = Container(host_spec)
+                # Without the lock: a process takes its time to start, and every request would wait for it.
+                container = Container(host_spec)
+                with self._service.changed:
+                    job.containers[host_spec.host] = container
+                    too_late = job.stop_requested or self._closed
+                if too_late:  # whoever asked to stop has not seen this container
+                    stop_together([container], SHUTDOWN_GRACE_SECONDS if self._closed else STOP_GRACE_SECONDS)
             return self._wait_for_programs(job, last_lines)
         finally:
             if network is not None:

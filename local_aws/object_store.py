@@ -21,6 +21,7 @@ from moto.s3 import notifications
 from moto.s3.exceptions import MissingBucket
 from moto.s3.models import FakeKey, S3Backend, s3_backends
 
+from local_aws.service_faults import TRANSFER_ATTEMPTS, ServiceFault, faults
 from local_aws.settings import Settings
 
 PART_BYTES = 64 * 2**20  # larger objects get the ETag of a multipart upload: its parts are hashed in parallel
@@ -63,6 +64,7 @@ class ObjectStore:
                 )
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
+                _meet_faults("GetObject", split(uri)[0], key.name)
                 _copy(key, target)
             except (FileExistsError, NotADirectoryError, IsADirectoryError):
                 raise ObjectStoreError(
@@ -112,6 +114,7 @@ class ObjectStore:
         key = self._objects(bucket).get(name)
         if key is None:
             raise self._nothing_found("S3Prefix", uri, role)
+        _meet_faults("GetObject", bucket, name)
         return _open(key)
 
     def upload_folder(self, folder: Path, uri: str, *, keep: bool = False, root: Path | None = None) -> int:
@@ -146,6 +149,7 @@ class ObjectStore:
                 "create it, or change the output's S3 URI"
             ) from None
         source = _behind_links(path, root)
+        _meet_faults("PutObject", bucket_name, name)
         if keep:
             file = _private_copy(source, self._settings.root)
         else:
@@ -226,6 +230,17 @@ def split(uri: str) -> tuple[str, str]:
     if not uri.startswith("s3://") or not bucket:
         raise ObjectStoreError(f'ClientError: "{uri}" is not an S3 URI; it has the form s3://bucket/key')
     return bucket, key
+
+
+def _meet_faults(operation: str, bucket: str, name: str) -> None:
+    """Raises ObjectStoreError if a fault rule lets every attempt at this object fail."""
+    try:
+        faults.transfer(operation, name)
+    except ServiceFault as fault:
+        raise ObjectStoreError(
+            f'ClientError: S3 answered {TRANSFER_ATTEMPTS} times to {operation} of "s3://{bucket}/{name}": {fault} '
+            "Start the job again when S3 answers"
+        ) from None
 
 
 def _open(key: FakeKey) -> Any:

@@ -68,7 +68,7 @@ class StepStopped(Exception):
 class StepRun:
     """One step of one execution: what ListPipelineExecutionSteps returns, and the job that runs for it."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, attempt: int = 1) -> None:
         self.step = step
         self.job: tuple[Kind, str] | None = None
         self.record: dict[str, Any] = {
@@ -77,7 +77,7 @@ class StepRun:
             **({"StepDescription": step["Description"]} if step.get("Description") else {}),
             "StepStatus": "Starting",
             "StartTime": now(),
-            "AttemptCount": 1,
+            "AttemptCount": attempt,
         }
 
     @property
@@ -110,14 +110,25 @@ class Execution:
         self.parameters = parameters
         self.variables = variables
         self.role = role
+        self.selected: frozenset[str] | None = None  # the steps that run in a selective execution; None: all
         self.steps: list[StepRun] = []  # in the order in which they started
         self.properties: dict[str, Any] = {}  # of the steps that succeeded
+        self.attempts: dict[str, int] = {}  # of the steps that are run again, before that
         self.failure: str | None = None
         self.stop_requested = False
 
     @property
     def arn(self) -> str:
         return str(self.record["PipelineExecutionArn"])
+
+    def still_to_run(self, steps: list[Step]) -> list[Step]:
+        """Those of `steps` that this execution runs and has not started yet."""
+        started = {step.name for step in self.steps}
+        return [
+            step
+            for step in steps
+            if step["Name"] not in started and (self.selected is None or step["Name"] in self.selected)
+        ]
 
 
 class Runner:
@@ -136,6 +147,18 @@ class Runner:
     def start(self, execution: Execution) -> None:
         """Run an execution in the background."""
         threading.Thread(target=self._run, args=(execution,), name=execution.arn, daemon=True).start()
+
+    def retry(self, execution: Execution) -> None:
+        """Run what did not succeed of an execution that has ended once more; what succeeded stays as it is."""
+        with self._service.changed:
+            failed = [step for step in execution.steps if step.status != "Succeeded"]
+            execution.steps = [step for step in execution.steps if step.status == "Succeeded"]
+            execution.attempts.update({step.name: step.record["AttemptCount"] for step in failed})
+            execution.failure, execution.stop_requested = None, False
+            execution.record.pop("FailureReason", None)
+            before = execution.record["PipelineExecutionStatus"]
+            self._set_execution_status(execution, "Executing")
+        threading.Thread(target=self._run, args=(execution, before), name=execution.arn, daemon=True).start()
 
     def stop(self, execution: Execution) -> None:
         """Stop an execution that is executing: its running jobs are stopped, no step is started any more."""
@@ -161,10 +184,10 @@ class Runner:
             self._closed = True
             self._service.changed.notify_all()
 
-    def _run(self, execution: Execution) -> None:
+    def _run(self, execution: Execution, status_before: str | None = None) -> None:
         """Start every step as soon as it can run, until nothing runs and nothing can be started; runs in its own thread."""
-        self._emit_execution(execution, None)
-        pending: list[Step] = list(execution.definition["Steps"])
+        self._emit_execution(execution, status_before)
+        pending: list[Step] = execution.still_to_run(execution.definition["Steps"])
         limit = execution.record["ParallelismConfiguration"].get("MaxParallelExecutionSteps", DEFAULT_PARALLEL_STEPS)
         opened: set[str] = set()  # the Condition steps whose branch was added to `pending`
         changed = self._service.changed
@@ -174,14 +197,16 @@ class Runner:
                     if step.status == "Succeeded" and step.step["Type"] == "Condition" and step.name not in opened:
                         opened.add(step.name)
                         if_steps, else_steps = pipeline_definition.branches(step.step)
-                        pending += if_steps if execution.properties[step.name]["Outcome"] else else_steps
+                        pending += execution.still_to_run(
+                            if_steps if execution.properties[step.name]["Outcome"] else else_steps
+                        )
                 running = sum(not step.ended for step in execution.steps)
                 may_start = execution.failure is None and not execution.stop_requested and not self._closed
                 done = execution.properties.keys()
                 ready = [definition for definition in pending if pipeline_definition.dependencies(definition) <= done]
                 for definition in ready[: limit - running] if may_start else []:
                     pending.remove(definition)
-                    run = StepRun(definition)
+                    run = StepRun(definition, execution.attempts.get(definition["Name"], 0) + 1)
                     execution.steps.append(run)
                     running += 1
                     threading.Thread(

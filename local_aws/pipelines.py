@@ -6,7 +6,7 @@ import random
 import string
 from typing import Any
 
-from local_aws import expressions, pipeline_definition
+from local_aws import expressions, pipeline_definition, selective_execution
 from local_aws.jobs import Jobs
 from local_aws.object_store import ObjectStore, ObjectStoreError
 from local_aws.pipeline_definition import DefinitionError
@@ -34,7 +34,8 @@ class Pipelines:
         self._store = store
         self._pipelines: dict[str, dict[str, Any]] = {}  # by name in lower case: ARNs hold it so
         self._executions: dict[str, Execution] = {}  # by ARN
-        self._started_by: dict[tuple[str, str], str] = {}  # (pipeline ARN, ClientRequestToken) -> execution ARN
+        # (ARN of the pipeline, or of the execution that is retried, ClientRequestToken) -> ARN of the execution
+        self._started_by: dict[tuple[str, str], str] = {}
         self._runner = Runner(service, store, jobs)
 
     # ------------------------------------------------------------------ pipelines
@@ -128,10 +129,6 @@ class Pipelines:
 
     def start_pipeline_execution(self, request: Request) -> Response:
         pipeline = self._pipeline(request["PipelineName"])
-        if "SelectiveExecutionConfig" in request:
-            raise ValidationException(
-                "SelectiveExecutionConfig is not supported by local AWS; start the whole pipeline"
-            )
         arn = pipeline["PipelineArn"]
         role = request.get("RoleArn", pipeline["RoleArn"])
         parameters = parameter_values(json.loads(pipeline["PipelineDefinition"]), request.get("PipelineParameters", []))
@@ -162,6 +159,8 @@ class Pipelines:
                 "CurrentDateTime": stamp,
             }
             execution = Execution(record, pipeline["PipelineDefinition"], parameters, variables, role)
+            if "SelectiveExecutionConfig" in request:
+                selective_execution.prepare(execution, request["SelectiveExecutionConfig"], self._executions)
             self._executions[execution.arn] = execution
             self._started_by[token] = execution.arn
             self._pipelines[pipeline["PipelineName"].lower()]["LastRunTime"] = started
@@ -177,6 +176,23 @@ class Pipelines:
                     f"Only an execution in status Executing can be stopped; {execution.arn} is {status}."
                 )
             self._runner.stop(execution)
+        return {"PipelineExecutionArn": execution.arn}
+
+    def retry_pipeline_execution(self, request: Request) -> Response:
+        execution = self._execution(request["PipelineExecutionArn"])
+        token = (execution.arn, request.get("ClientRequestToken", random_id(32)))
+        with self._service.changed:
+            if token in self._started_by:
+                return {"PipelineExecutionArn": execution.arn}
+            status = execution.record["PipelineExecutionStatus"]
+            if status not in ("Failed", "Stopped"):
+                raise ConflictException(
+                    f"Only an execution in status Failed or Stopped can be retried; {execution.arn} is {status}."
+                )
+            self._started_by[token] = execution.arn
+            if "ParallelismConfiguration" in request:
+                execution.record["ParallelismConfiguration"] = copy.deepcopy(request["ParallelismConfiguration"])
+            self._runner.retry(execution)
         return {"PipelineExecutionArn": execution.arn}
 
     def describe_pipeline_execution(self, request: Request) -> Response:

@@ -6,13 +6,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 from urllib.parse import parse_qs
 
-from local_aws import READY
+from local_aws import READY, service_faults
 from local_aws.settings import Settings
 
 ACCOUNT = "123456789012"
@@ -23,8 +23,18 @@ PARENT_SECONDS = 0.5  # between two looks at whether who started us is alive
 log = logging.getLogger(__name__)
 
 
-def serve(root: Path, images: dict[str, Path], port: int, region: str, time_factor: float = 1.0) -> None:
-    """Serve until SIGINT or SIGTERM; then every job and endpoint is gone before this returns."""
+def serve(
+    root: Path,
+    images: dict[str, Path],
+    port: int,
+    region: str,
+    time_factor: float = 1.0,
+    rules: Sequence[service_faults.Rule] = (),
+) -> None:
+    """Serve until SIGINT or SIGTERM; then every job and endpoint is gone before this returns.
+
+    `rules` are faults of services, there from the start.
+    """
     parent = os.getppid()
     root.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
@@ -38,7 +48,7 @@ def serve(root: Path, images: dict[str, Path], port: int, region: str, time_fact
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
-    from local_aws import cloudformation, events, identity, metrics, runtime, sagemaker, scheduler
+    from local_aws import cloudformation, events, identity, limits, metrics, runtime, sagemaker, scheduler
 
     moto = DomainDispatcherApplication(create_backend_app)
     try:
@@ -53,9 +63,12 @@ def serve(root: Path, images: dict[str, Path], port: int, region: str, time_fact
     events.install(settings)
     cloudformation.install(settings)
     metrics.install()
+    limits.install(settings)
     router = sagemaker.install(settings).endpoints.router
     scheduler.install(settings)
-    server.app = runtime.over(_with_controls(moto), router)
+    for rule in rules:
+        service_faults.faults.add(rule)
+    server.app = runtime.over(_with_controls(service_faults.faults.over(moto)), router)
 
     stopping = threading.Event()
 
@@ -77,7 +90,8 @@ def _with_controls(application: Any) -> Any:
     """The application, and what AWS has no request for.
 
     POST /_local/clock?advance_seconds=N moves the scheduler's clock forward; POST /_local/interrupt?job=NAME reclaims
-    the spot instances of a training job.
+    the spot instances of a training job; POST /_local/faults?service=s3&error=SlowDown adds a rule of service_faults.py,
+    and POST /_local/faults?clear=all removes every rule.
     """
     from local_aws import sagemaker, scheduler
     from local_aws.sagemaker_api import ValidationException
@@ -93,7 +107,16 @@ def _with_controls(application: Any) -> Any:
         sagemaker.interrupt(name)
         return f"the instances of {name} are being reclaimed"
 
+    def fault(query: dict[str, list[str]]) -> str:
+        if query == {"clear": ["all"]}:
+            service_faults.faults.clear()
+            return "there is no rule any more"
+        rule = service_faults.Rule.of({name: values[-1] for name, values in query.items()})
+        service_faults.faults.add(rule)
+        return f"{rule}"
+
     controls = {
+        "/_local/faults": (fault, "use POST /_local/faults?service=s3&error=SlowDown, or ?clear=all"),
         "/_local/clock": (advance_clock, "use POST /_local/clock?advance_seconds=N, N from 0"),
         "/_local/interrupt": (interrupt, "use POST /_local/interrupt?job=NAME, NAME of a training job"),
     }
@@ -109,6 +132,8 @@ def _with_controls(application: Any) -> Any:
             text, status = control(parse_qs(environment.get("QUERY_STRING", ""))), "200 OK"
         except ValidationException as error:
             text = error.message
+        except service_faults.FaultRuleError as error:
+            text = str(error)
         except (KeyError, ValueError):
             text = usage
         start_response(status, [("Content-Type", "text/plain")])

@@ -1,5 +1,6 @@
 """The command line itself: help, wrong input, exit codes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +20,11 @@ def finetune(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_command() -> None:
     finished = finetune("--help")
     assert finished.returncode == 0
-    for command in ("demo", "local", "import-model", "upload", "start", "status", "report", "compare", "invoke"):
+    for command in ("demo", "local", "import-model", "upload", "report", "compare", "invoke"):
         assert command in finished.stdout
     for command in ("approve", "reject", "deploy", "rollback", "endpoints"):
+        assert command in finished.stdout
+    for command in ("start", "status", "logs", "history", "cost", "retry", "stop", "cleanup", "doctor"):
         assert command in finished.stdout
     assert "Exit codes: 0 done, 1 refused or failed" in finished.stdout
 
@@ -44,3 +47,27 @@ def test_wrong_input_is_one_message_and_exit_code_1(arguments: list[str], said: 
 def test_without_a_running_local_aws_the_way_to_start_one_is_told(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="start it with 'make local'"):
         local_address(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("start --environment ", {"dev", "local", "prod"}),
+        ("doctor -e pr", {"prod"}),
+        ("validate-data data --mode ", {"instruction", "domain", "chat"}),
+        ("validate-data data --mode do", {"domain"}),
+        ("ret", {"retry"}),
+        ("cleanup --older", {"--older-than-days"}),
+    ],
+)
+def test_a_shell_completes_environments_modes_commands_and_options(typed: str, offered: set[str]) -> None:
+    words = f"finetune {typed}"
+    environment = {
+        **os.environ,
+        "_FINETUNE_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split(" ")) - 1),
+    }
+    command = [str(Path(sys.executable).with_name("finetune"))]
+    finished = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert set(finished.stdout.split()) == offered, finished.stderr
