@@ -23,7 +23,7 @@ from cli import (
     run_commands,
     validation,
 )
-from cli.aws import LOCAL_STATE, REPOSITORY, Deployment
+from cli.aws import KEPT_STATE, LOCAL_STATE, REPOSITORY, Deployment
 from cli.console import FAILED, CommandError, console
 from cli.options import Environment, Json, Mode, Yes, check_mode, confirm, deployment_of, show_until_end, tell
 from config.settings import SettingsError, load
@@ -49,10 +49,15 @@ def demo_command(mode: Mode = "instruction") -> None:
 
 
 @app.command("local")
-def local_command(port: Annotated[int, typer.Option(help="Port on localhost.")] = 4566) -> None:
+def local_command(
+    port: Annotated[int, typer.Option(help="Port on localhost.")] = 4566,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Go on with what the last one with --keep has left, and keep it again.")
+    ] = False,
+) -> None:
     """Start local AWS, deploy the stacks, and stay until Ctrl-C."""
     settings = load("local")
-    with local.running(settings, port=port) as aws:
+    with local.running(settings, port=port, keep=KEPT_STATE if keep else None) as aws:
         local.deploy(settings, aws.url, LOCAL_STATE / "cdk.log")
         console.print(f"Local AWS is ready at {aws.url} with the stacks of config/local.yaml. In another terminal:")
         console.print(f"  finetune import-model {demo.BASE_MODEL} -e local")

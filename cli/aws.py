@@ -16,6 +16,7 @@ from config.settings import Settings, load
 REPOSITORY = Path(__file__).parent.parent
 STEPS_PYTHON = REPOSITORY / ".venv-steps" / "bin" / "python"  # where torch and the steps' packages are
 LOCAL_STATE = REPOSITORY / "build" / "local_aws"  # of `make local`
+KEPT_STATE = REPOSITORY / "build" / "local_aws_kept"  # of `finetune local --keep`
 ADDRESS_FILE = "address.json"  # in the state folder while local AWS runs: where it can be reached
 
 # Local AWS knows no secrets: any keys do, but the clients insist on having some.

@@ -25,13 +25,18 @@ NODE = REPOSITORY / ".venv" / "bin"
 
 
 @contextmanager
-def running(settings: Settings, state: Path = LOCAL_STATE, port: int = 0) -> Iterator[local_aws.LocalAws]:
-    """Local AWS, empty at the start, with its files in `state`; no process of it is left at the end."""
+def running(
+    settings: Settings, state: Path = LOCAL_STATE, port: int = 0, keep: Path | None = None
+) -> Iterator[local_aws.LocalAws]:
+    """Local AWS with its files in `state`; no process of it is left at the end.
+
+    It is empty at the start, unless the folder `keep` holds what an earlier one has left there.
+    """
     _refuse_if_running(state)
     os.environ["AWS_DEFAULT_REGION"] = settings.region
     shutil.rmtree(state, ignore_errors=True)
     state.mkdir(parents=True)
-    with local_aws.start(state, IMAGES, port, TIME_FACTOR) as aws:
+    with local_aws.start(state, IMAGES, port, TIME_FACTOR, keep) as aws:
         address = state / ADDRESS_FILE
         address.write_text(json.dumps({"url": aws.url}), encoding="utf-8")
         try:

@@ -14,7 +14,7 @@ READY = "local AWS is ready at "
 
 
 class LocalAwsError(Exception):
-    """Local AWS did not start; the message holds the end of its log."""
+    """Local AWS did not start, or not end in order; the message holds the end of its log."""
 
 
 @dataclass
@@ -23,13 +23,17 @@ class LocalAws:
 
     url: str
     process: subprocess.Popen[str]
+    log: Path
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
     def stop(self) -> None:
-        """End it with everything that runs in it; returns when all is gone."""
+        """End it with everything that runs in it; returns when all is gone.
+
+        Raises LocalAwsError if its end went wrong, so that its state was not kept.
+        """
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -39,6 +43,8 @@ class LocalAws:
                 self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()
+        if self.process.returncode > 0:
+            raise LocalAwsError(f"local AWS did not end in order; the end of {self.log}:\n{_tail(self.log)}")
 
     def __enter__(self) -> "LocalAws":
         return self
@@ -49,14 +55,19 @@ class LocalAws:
         self.stop()
 
 
-def start(root: Path, images: dict[str, Path], port: int = 0, time_factor: float = 1.0) -> LocalAws:
+def start(
+    root: Path, images: dict[str, Path], port: int = 0, time_factor: float = 1.0, keep: Path | None = None
+) -> LocalAws:
     """Start local AWS as a process of its own and wait until it answers; `port` 0 takes a free one.
 
-    `time_factor` is how many times faster the waits of services pass than on AWS (settings.py).
+    `time_factor` is how many times faster the waits of services pass than on AWS (settings.py). With `keep` it goes on with
+    the state in that folder, and leaves its own there at the end (survival.py).
     Raises LocalAwsError with the end of its log if it does not come up.
     """
     command = [sys.executable, "-m", "local_aws", "--port", str(port), "--root", str(root)]
     command += ["--time-factor", str(time_factor)]
+    if keep:
+        command += ["--keep", str(keep)]
     for name, folder in images.items():
         command += ["--image", f"{name}={folder}"]
     package_parent = str(Path(__file__).parent.parent)
@@ -77,6 +88,9 @@ def start(root: Path, images: dict[str, Path], port: int = 0, time_factor: float
     if not line.startswith(READY):
         process.kill()
         process.wait()
-        tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-20:])
-        raise LocalAwsError(f"local AWS did not start; the end of {log}:\n{tail}")
-    return LocalAws(line.removeprefix(READY).strip(), process)
+        raise LocalAwsError(f"local AWS did not start; the end of {log}:\n{_tail(log)}")
+    return LocalAws(line.removeprefix(READY).strip(), process, log)
+
+
+def _tail(log: Path) -> str:
+    return "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-20:])

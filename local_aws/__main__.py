@@ -59,6 +59,9 @@ def main() -> None:
         metavar="RULE",
         help="a service that fails, such as service=s3,operation=GetObject,error=SlowDown,times=3; repeat it",
     )
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="go on with the state in FOLDER, and leave it there at the end"
+    )
     options = parser.parse_args()
     server.serve(
         options.root.absolute(),
@@ -67,6 +70,7 @@ def main() -> None:
         options.region,
         options.time_factor,
         options.fault,
+        options.keep and options.keep.absolute(),
     )
 
 

@@ -403,8 +403,10 @@ def _register(resource_type: ResourceType) -> None:
     def initialize(self: Any, resource: Resource, properties: Properties) -> None:
         self.resource, self.properties = resource, properties
 
-    type(
-        resource_type.name.replace("::", ""),
+    name = resource_type.name.replace("::", "")
+    # By this name a kept state finds the class again.
+    globals()[name] = type(
+        name,
         (CloudFormationModel,),
         {
             "__module__": __name__,

@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 Kind = Literal["Processing", "Training"]
 STOP_GRACE_SECONDS = 120.0  # what SageMaker gives a job between SIGTERM and SIGKILL
 SHUTDOWN_GRACE_SECONDS = 2.0
+END_SECONDS = 10.0  # from the end of a job's programs to the end of the job, at the end of the server
 SYNC_SECONDS = 1.0  # how often checkpoints and continuous outputs are looked at
 LONGEST_REASON = 1024  # characters of FailureReason and ExitMessage
 MOST_HOSTS = 8  # of a job: its hosts share this machine
@@ -207,6 +208,20 @@ class Jobs:
             for job in running:
                 job.stop_requested = True
         stop_together(running, SHUTDOWN_GRACE_SECONDS)
+
+    def state(self) -> list[Job]:
+        """After `shutdown`: the jobs, without the containers that they had."""
+        with self._service.changed:
+            self._service.changed.wait_for(lambda: all(job.ended for job in self._jobs.values()), END_SECONDS)
+            for job in self._jobs.values():
+                if not job.ended:
+                    job.record[f"{job.kind}JobStatus"] = "Stopped"
+                job.containers = {}
+            return list(self._jobs.values())
+
+    def take_over(self, jobs: list[Job]) -> None:
+        """Know the jobs of another one's `state`."""
+        self._jobs.update({(job.kind, job.name): job for job in jobs})
 
     # ------------------------------------------------------------------ state
 

@@ -65,7 +65,7 @@ class ObjectStore:
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _meet_faults("GetObject", split(uri)[0], key.name)
-                _copy(key, target)
+                copy_object(key, target)
             except (FileExistsError, NotADirectoryError, IsADirectoryError):
                 raise ObjectStoreError(
                     f'ClientError: "{uri}" holds both an object and a folder named like "{relative}"; rename one'
@@ -254,7 +254,8 @@ def _open(key: FakeKey) -> Any:
         return Path(f"/proc/self/fd/{buffer.fileno()}").open("rb")
 
 
-def _copy(key: FakeKey, target: Path) -> None:
+def copy_object(key: FakeKey, target: Path) -> None:
+    """Write an object's content to the file `target`."""
     with _open(key) as source, target.open("wb") as file:
         if hasattr(source, "getvalue"):
             file.write(source.getvalue())

@@ -139,7 +139,7 @@ class Runner:
         self._store = store
         self._jobs = jobs
         # (pipeline ARN, digest of step and arguments) -> when it ended, execution, properties, metadata
-        self._cache: dict[tuple[str, str], tuple[datetime.datetime, str, dict[str, Any], dict[str, Any]]] = {}
+        self.cache: dict[tuple[str, str], tuple[datetime.datetime, str, dict[str, Any], dict[str, Any]]] = {}
         self._closed = False
         self._botocore = botocore.session.Session()
         self._botocore_lock = threading.Lock()  # making clients of one session is not safe among threads
@@ -176,7 +176,7 @@ class Runner:
     def forget(self, pipeline_arn: str) -> None:
         """Drop the cached steps of a pipeline that was deleted."""
         with self._service.changed:
-            self._cache = {key: value for key, value in self._cache.items() if key[0] != pipeline_arn}
+            self.cache = {key: value for key, value in self.cache.items() if key[0] != pipeline_arn}
 
     def shutdown(self) -> None:
         """Start no step any more."""
@@ -453,7 +453,7 @@ class Runner:
         if not cache.get("Enabled") or run.step["Type"] not in CACHE_KEYS:
             return None
         with self._service.changed:
-            hit = self._cache.get(self._cache_key(execution, run, arguments))
+            hit = self.cache.get(self._cache_key(execution, run, arguments))
         if hit is None:
             return None
         ended, source, properties, metadata = hit
@@ -466,7 +466,7 @@ class Runner:
         if run.step["Type"] in CACHE_KEYS:
             with self._service.changed:
                 key = self._cache_key(execution, run, arguments)
-                self._cache[key] = (
+                self.cache[key] = (
                     now(),
                     execution.arn,
                     copy.deepcopy(properties),

@@ -7,7 +7,7 @@ import string
 from typing import Any
 
 from local_aws import expressions, pipeline_definition, selective_execution
-from local_aws.jobs import Jobs
+from local_aws.jobs import END_SECONDS, Jobs
 from local_aws.object_store import ObjectStore, ObjectStoreError
 from local_aws.pipeline_definition import DefinitionError
 from local_aws.pipeline_run import Execution, Runner
@@ -259,6 +259,31 @@ class Pipelines:
     def shutdown(self) -> None:
         """Start no step any more."""
         self._runner.shutdown()
+
+    def state(self) -> dict[str, Any]:
+        """After `shutdown`: pipelines, executions and the step cache. What has not ended by then counts as stopped."""
+        running = ("Executing", "Stopping")
+
+        def at_work() -> list[Execution]:
+            return [one for one in self._executions.values() if one.record["PipelineExecutionStatus"] in running]
+
+        with self._service.changed:
+            self._service.changed.wait_for(lambda: not at_work(), END_SECONDS)
+            for execution in at_work():
+                execution.record["PipelineExecutionStatus"] = "Stopped"
+            return {
+                "pipelines": self._pipelines,
+                "executions": self._executions,
+                "started_by": self._started_by,
+                "cache": self._runner.cache,
+            }
+
+    def take_over(self, state: dict[str, Any]) -> None:
+        """Know the pipelines and executions of another one's `state`."""
+        self._pipelines.update(state["pipelines"])
+        self._executions.update(state["executions"])
+        self._started_by.update(state["started_by"])
+        self._runner.cache.update(state["cache"])
 
     def _execution(self, arn: str) -> Execution:
         with self._service.changed:

@@ -30,6 +30,15 @@ class Registry:
         self._packages: dict[str, Record] = {}  # by ARN
         self._endpoint_configs: dict[str, Record] = {}
 
+    def state(self) -> list[dict[str, Record]]:
+        """Models, groups, packages and endpoint configurations, for `take_over` of another one."""
+        return [self._models, self._groups, self._packages, self._endpoint_configs]
+
+    def take_over(self, state: list[dict[str, Record]]) -> None:
+        """Know what another one's `state` holds."""
+        for own, other in zip(self.state(), state, strict=True):
+            own.update(other)
+
     # ------------------------------------------------------------------ models
 
     def create_model(self, request: Request) -> Response:

@@ -60,6 +60,20 @@ class SageMaker:
         validate(operation, given)
         return self.operations[operation](given)
 
+    def state(self) -> dict[str, Any]:
+        """After `shutdown`: all that is not a process, for `take_over` of another one."""
+        processes = (":endpoint/", ":inference-component/")
+        tags = {arn: tags for arn, tags in self.service.tags.items() if not any(kind in arn for kind in processes)}
+        rooms = {"jobs": self.jobs.state(), "pipelines": self.pipelines.state(), "registry": self.registry.state()}
+        return {"tags": tags, **rooms}
+
+    def take_over(self, state: dict[str, Any]) -> None:
+        """Go on with the state of another one, before the first request."""
+        self.service.tags.update(state["tags"])
+        self.jobs.take_over(state["jobs"])
+        self.pipelines.take_over(state["pipelines"])
+        self.registry.take_over(state["registry"])
+
     def shutdown(self) -> None:
         """End every pipeline, job and endpoint process; returns when they are gone."""
         self.pipelines.shutdown()

@@ -30,10 +30,12 @@ def serve(
     region: str,
     time_factor: float = 1.0,
     rules: Sequence[service_faults.Rule] = (),
+    kept: Path | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; then every job and endpoint is gone before this returns.
 
-    `rules` are faults of services, there from the start.
+    `rules` are faults of services, there from the start. `kept` is the folder with the state of an earlier server, if there
+    is one, and of this one after its end.
     """
     parent = os.getppid()
     root.mkdir(parents=True, exist_ok=True)
@@ -48,7 +50,7 @@ def serve(
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
-    from local_aws import cloudformation, events, identity, limits, metrics, runtime, sagemaker, scheduler
+    from local_aws import cloudformation, events, identity, limits, metrics, runtime, sagemaker, scheduler, survival
 
     moto = DomainDispatcherApplication(create_backend_app)
     try:
@@ -62,9 +64,16 @@ def serve(
     identity.install(settings)
     events.install(settings)
     cloudformation.install(settings)
+    try:
+        restored = survival.restore(kept) if kept else None
+    except survival.SurvivalError as error:
+        raise SystemExit(f"error: {error}") from None
     metrics.install()
     limits.install(settings)
-    router = sagemaker.install(settings).endpoints.router
+    rooms = sagemaker.install(settings)
+    if restored:
+        restored(rooms)
+    router = rooms.endpoints.router
     scheduler.install(settings)
     for rule in rules:
         service_faults.faults.add(rule)
@@ -84,6 +93,8 @@ def serve(
     scheduler.shutdown()
     sagemaker.shutdown()  # while the server still answers: a job that ends now may say so
     server.shutdown()
+    if kept:
+        survival.save(kept, rooms)
 
 
 def _with_controls(application: Any) -> Any:

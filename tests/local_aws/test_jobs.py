@@ -833,7 +833,7 @@ def test_all_problems_of_a_request_come_at_once(server: Server) -> None:
     assert answer["Message"].startswith("4 validation errors detected: ")
 
 
-@pytest.mark.parametrize("operation", ["CreateTransformJob", "CreateCluster", "RetryPipelineExecution"])
+@pytest.mark.parametrize("operation", ["CreateTransformJob", "CreateCluster", "ListPipelineVersions"])
 def test_an_operation_that_is_not_here_is_refused_by_name(server: Server, operation: str) -> None:
     status, answer = server.post(operation, b"{}")
     assert (status, answer["__type"].split("#")[-1]) == (400, "UnsupportedOperation")
