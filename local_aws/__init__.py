@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-STOP_SECONDS = 30  # for jobs and endpoints to end before the server is killed
+STOP_SECONDS = 120  # for jobs and endpoints to end, and for state to be kept, before the server is killed
 READY = "local AWS is ready at "
 
 
