@@ -7,6 +7,7 @@ from which. Only the instances of jobs are counted: no endpoint, no storage.
 import json
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -178,13 +179,16 @@ class Estimator:
     @cached_property
     def _earlier(self) -> list["_Earlier"]:
         """What the newest executions that have ended took, the newest first."""
-        name = self._deployment.settings.finetune_pipeline_name
-        found = executions.newest_ones(self._deployment, name, EARLIER)
-        return [
-            _Earlier.read(self._deployment, self._prices, one["PipelineExecutionArn"])
-            for one in found
+        deployment = self._deployment
+        name = deployment.settings.finetune_pipeline_name
+        found = [
+            one["PipelineExecutionArn"]
+            for one in executions.newest_ones(deployment, name, EARLIER)
             if one["PipelineExecutionStatus"] not in executions.RUNNING
         ]
+        _ = deployment.s3  # made once, before several threads ask for it
+        with ThreadPoolExecutor(EARLIER) as readers:
+            return list(readers.map(lambda arn: _Earlier.read(deployment, self._prices, arn), found))
 
 
 @dataclass(frozen=True)

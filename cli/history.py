@@ -116,7 +116,7 @@ def render(found: list[Run]) -> Group:
             run.id,
             Text(run.status, style={"Failed": "red", "Succeeded": "green"}.get(run.status, "yellow")),
             f"{run.seconds / 60:.0f} min" if run.seconds >= 60 else f"{run.seconds:.0f} s",
-            run.parameters.get("DatasetManifest", "-").removesuffix("/dataset.manifest"),
+            dataset(run),
             run.parameters.get("Epoch", "-"),
             run.parameters.get("LearningRate", "-"),
             *(figure(run.value(name), name) for name in shown),
@@ -133,6 +133,11 @@ def render(found: list[Run]) -> Group:
             )
         )
     return Group(table, *lines)
+
+
+def dataset(run: Run) -> str:
+    """The manifest's key, without the name that every manifest has."""
+    return run.parameters.get("DatasetManifest", "-").removesuffix("/dataset.manifest")
 
 
 def verdict(run: Run) -> str:

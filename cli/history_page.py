@@ -96,17 +96,16 @@ def _mark(run: Run, metric: str, x: float, y: Callable[[float], float]) -> str:
 
 
 def _rows(runs: list[Run], shown: list[str]) -> Iterator[str]:
-    headings = ["started (UTC)", "execution", "state", "dataset", "epochs", "learning rate"]
-    figures = [metrics.DEFINITIONS[name].label for name in shown]
+    headings = ("started (UTC)", "execution", "state", "gate", "version", "dataset", "epochs", "learning rate")
     yield "<tr>"
     yield from (f"<th>{escape(heading)}</th>" for heading in headings)
-    yield from (f'<th class="n">{escape(heading)}</th>' for heading in figures)
-    yield "<th>gate</th><th>version</th></tr>"
+    yield from (f'<th class="n">{escape(metrics.DEFINITIONS[name].label)}</th>' for name in shown)
+    yield "</tr>"
     for run in runs:
-        parameters = (run.parameters.get(name, "-") for name in ("DatasetManifest", "Epoch", "LearningRate"))
-        cells = [f"{run.started:%Y-%m-%d %H:%M}", run.id, run.status, *parameters]
+        started, version = f"{run.started:%Y-%m-%d %H:%M}", run.package.rsplit("/", 1)[-1] if run.package else "-"
+        epochs, rate = (run.parameters.get(name, "-") for name in ("Epoch", "LearningRate"))
         yield f'<tr title="{escape(run.reason, quote=True)}">'
+        cells = (started, run.id, run.status, history.verdict(run), version, history.dataset(run), epochs, rate)
         yield from (f"<td>{escape(cell)}</td>" for cell in cells)
         yield from (f'<td class="n">{history.figure(run.value(name), name)}</td>' for name in shown)
-        version = run.package.rsplit("/", 1)[-1] if run.package else "-"
-        yield f"<td>{history.verdict(run)}</td><td>{version}</td></tr>"
+        yield "</tr>"

@@ -50,7 +50,8 @@ def start_command(
     deployment = deployment_of(environment, as_json)
     values = parameters.checked(deployment, given)
     prices = costs.Prices.of(deployment.settings, price or [])
-    estimated = costs.Estimator(deployment, prices).estimate(values)
+    with console.status("estimating"):
+        estimated = costs.Estimator(deployment, prices).estimate(values)
     console.print("[bold]Estimated cost of the instances[/]")
     console.print(costs.render(estimated, prices.notes(estimated)))
     arn = executions.start(deployment, given, description=costs.describe(estimated))

@@ -65,10 +65,7 @@ def save(folder: Path, sagemaker: SageMaker) -> None:
     fresh = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     (fresh / OBJECTS).mkdir(parents=True)
-    backends = {
-        name: {account: dict(regions) for account, regions in get_backend(name).items()}  # type: ignore[call-overload]
-        for name in SERVICES
-    }
+    backends = {name: {account: dict(regions) for account, regions in get_backend(name).items()} for name in SERVICES}
     with (fresh / STATE_FILE).open("wb") as file:
         pickle.dump(program(), file)
         _Pickler(file, fresh / OBJECTS).dump((backends, sagemaker.state()))
@@ -150,7 +147,7 @@ def _private_key(content: bytes) -> Any:
     return serialization.load_der_private_key(content, None)
 
 
-def _default_dict(kind: type, factory: Any) -> Any:
+def _default_dict(kind: Any, factory: Any) -> Any:
     made = kind.__new__(kind)
     made.default_factory = factory
     return made
