@@ -259,9 +259,9 @@ class Jobs:
 
     def _list(self, kind: Kind, request: Request) -> Response:
         with self._service.changed:
-            records = [copy.deepcopy(job.record) for (of, _), job in self._jobs.items() if of == kind]
-        jobs, token = page(records, request, name=f"{kind}JobName", status=f"{kind}JobStatus")
-        return {f"{kind}JobSummaries": jobs, **token}
+            records = [dict(job.record) for (of, _), job in self._jobs.items() if of == kind]
+            jobs, token = page(records, request, name=f"{kind}JobName", status=f"{kind}JobStatus")
+            return {f"{kind}JobSummaries": copy.deepcopy(jobs), **token}  # a page of them, not all
 
     def _stop(self, kind: Kind, request: Request) -> Response:
         job = self._find(kind, request[f"{kind}JobName"])
