@@ -12,8 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MARK = "FINETUNE_TEST_RUN"  # in the environment of everything that the run starts
-# What tools keep in the folder for temporary files, to be faster the next time.
-CACHES = ("node-compile-cache", "jsii-", "torchinductor_", "playwright", "ray")
+# What tools keep in the folder for temporary files, to be faster the next time, and what CDK leaves of every synthesis;
+# all of it goes with the run's folder.
+CACHES = (
+    *("cdk-", "cdk.out", "jsii-", "node-compile-cache"),
+    *("torchinductor_", "ray", "pymp-", "matplotlib-"),
+    *("playwright", ".org.chromium", "org.chromium", "scoped_dir"),
+)
 LISTENING = "0A"  # state of a socket in /proc/net/tcp
 
 
