@@ -38,7 +38,7 @@ def serve(root: Path, images: dict[str, Path], port: int, region: str, time_fact
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
-    from local_aws import cloudformation, events, identity, metrics, runtime, sagemaker, scheduler
+    from local_aws import cloudformation, events, identity, metrics, runtime, sagemaker, scheduler, service_metrics
 
     moto = DomainDispatcherApplication(create_backend_app)
     try:
@@ -53,9 +53,10 @@ def serve(root: Path, images: dict[str, Path], port: int, region: str, time_fact
     events.install(settings)
     cloudformation.install(settings)
     metrics.install()
-    router = sagemaker.install(settings).endpoints.router
+    endpoints = sagemaker.install(settings).endpoints
+    service_metrics.install(settings, endpoints)
     scheduler.install(settings)
-    server.app = runtime.over(_with_controls(moto), router)
+    server.app = runtime.over(_with_controls(moto), endpoints.router)
 
     stopping = threading.Event()
 

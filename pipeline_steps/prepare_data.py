@@ -32,6 +32,8 @@ from pipeline_steps.data.instances_engine import InstancesEngine
 from pipeline_steps.data.parts import Examination, PersonalDataPolicy
 from pipeline_steps.data.rows import RowReader
 from pipeline_steps.data.sources import SourceFile
+from pipeline_steps.overlap import Policy as OverlapPolicy
+from pipeline_steps.overlap import wait_for_turn
 from pipeline_steps.text_encoder import TextEncoder
 
 EngineName = Literal["instances", "ray"]
@@ -72,6 +74,10 @@ class PrepareJob:
     model_package_group: str | None = None
     run_parameters: str = ""
     engine: EngineName = "instances"
+    started_by: str | None = None
+    pipeline_execution: str | None = None
+    overlap: OverlapPolicy = "wait"
+    max_wait_hours: float = 24.0
 
 
 def main(arguments: list[str]) -> None:
@@ -107,12 +113,18 @@ def main(arguments: list[str]) -> None:
     add("--model_package_group", help="where a model of the same data and parameters is looked for")
     add("--run_parameters", help="everything else that a trained model depends on, as one text")
     add("--engine", choices=get_args(EngineName), help="instances of this job, or a Ray cluster made of them")
+    add("--started_by", help="what started this run, for the data card")
+    add("--pipeline_execution", help="ARN of the execution that this job is of; it waits for those ahead of it")
+    add("--overlap", choices=get_args(OverlapPolicy), help="with others ahead: wait for their end, or refuse")
+    add("--max_wait_hours", type=float, help="wait that long at most")
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     run(PrepareJob(**given))
 
 
 def run(job: PrepareJob) -> dict[str, Any]:
     """Check everything, then publish the splits; the data card is written last, and returned."""
+    if job.pipeline_execution:
+        wait_for_turn(job.pipeline_execution, job.overlap, job.max_wait_hours)
     started = time.monotonic()
     job.output.parent.mkdir(parents=True, exist_ok=True)
     # Beside the output, on the volume that the job was given: the container's own disk is small.
@@ -197,6 +209,7 @@ def prepare(job: PrepareJob, work: Path, engine: Engine, started: float) -> dict
         "test_digest": decision.digests["test"],
         **card.figures(job, found, template, findings, decision, written, model.encoder, model.parameters),
         "memory": memory,
+        "started_by": job.started_by,
     }
     if job.publish_to:
         content |= {"uris": split_uris(job.publish_to, digest), **earlier_training(job, digest, model.digest)}
