@@ -22,7 +22,8 @@ def put_queue(name: str, properties: Properties, exists: bool) -> tuple[str, dic
     if exists:
         url = str(sqs.get_queue_url(QueueName=name)["QueueUrl"])
         sqs.set_queue_attributes(QueueUrl=url, Attributes=attributes)
-        sqs.tag_queue(QueueUrl=url, Tags=tags)
+        if tags:
+            sqs.tag_queue(QueueUrl=url, Tags=tags)
     else:
         url = str(sqs.create_queue(QueueName=name, Attributes=attributes, tags=tags)["QueueUrl"])
     arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
