@@ -423,6 +423,13 @@ def register(
             "reasons": evaluation_value("registry.reasons"),
             "improvement_over_base": evaluation_value("registry.improvement_over_base"),
             "improvement_over_champion": evaluation_value("registry.improvement_over_champion"),
+            # Beside each other, and what the next run's estimate starts from.
+            "estimated_cost": data_card_value("cost_told"),
+            "training_cost": evaluation_value("registry.training_cost"),
+            "training_instances": evaluation_value("registry.training_instances"),
+            "tokens_per_second": evaluation_value("registry.tokens_per_second"),
+            "overhead_seconds": evaluation_value("registry.overhead_seconds"),
+            "peft_type": parameters.peft_type,
             "step_code": "${CodeKey}",
             "training_job": tuned.properties.TrainingJobName,
             "pipeline_execution": ExecutionVariables.PIPELINE_EXECUTION_ARN,
