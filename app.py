@@ -45,13 +45,15 @@ def build(app: cdk.App, settings: Settings) -> None:
         raw_bucket=storage.raw_bucket,
         finetune_pipeline=pipeline.finetune_pipeline,
         deploy_pipeline=pipeline.deploy_pipeline,
+        monitor_pipeline=pipeline.monitor_pipeline,
         env=env,
     )
     OperationsStack(
         app,
         f"{settings.name}-operations",
         settings=settings,
-        rules=[*triggers.data_rules, triggers.approval_rule],
+        undelivered=[triggers.undelivered],
+        alarms=triggers.alarms,
         env=env,
     )
     cdk.Tags.of(app).add("application", settings.name)

@@ -21,6 +21,7 @@ Switch = Literal["auto", "True", "False"]
 ApprovalStatus = Literal["Approved", "PendingManualApproval"]
 ReleaseShape = Literal["variant", "inference_components"]
 Serve = Literal["merged", "adapter"]
+Overlap = Literal["wait", "refuse"]
 AlarmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,254}$")]
 
 
@@ -411,6 +412,65 @@ class ScheduleSettings(Group):
     timezone: str = Field(default="UTC", description="IANA name")
 
 
+class RetrainingSettings(Group):
+    """What a run does while another one of the same pipeline has not ended."""
+
+    overlap: Overlap = Field(default="wait", description="with another run ahead: wait for its end, or refuse")
+    max_wait_hours: float = Field(default=24, gt=0, le=96, description="with wait: then it fails, and says so")
+
+
+class MonitoringSettings(Group):
+    """Watching what the endpoint is asked and answers, against what evaluation saw; drift starts a run.
+
+    It needs the traffic itself: requests and answers are kept in the artifact bucket for `kept_days`. A limit says how
+    far the mean over the window's requests may be from the mean at evaluation.
+    """
+
+    enabled: bool = False
+    expression: str = Field(default="rate(1 day)", pattern=r"^(cron|rate)\(.+\)$", description="when it looks")
+    timezone: str = Field(default="UTC", description="IANA name")
+    window_hours: int = Field(default=24, ge=1, le=720, description="it looks at the requests of the last hours")
+    min_requests: int = Field(default=50, ge=1, description="with fewer it says nothing")
+    captured_percent: int = Field(default=100, ge=1, le=100, description="share of the requests that are kept")
+    kept_days: int = Field(default=30, ge=1, le=3650)
+    instance_type: InstanceType = "ml.t3.xlarge"
+    max_length_ratio: float = Field(default=2.0, gt=1, description="answers so many times as long, or as short")
+    max_refused_increase: float = Field(default=0.1, ge=0, le=1, description="share of answers that refuse")
+    max_repetition_increase: float = Field(default=0.1, ge=0, le=1, description="share of repeated word 4-grams")
+    max_unended_increase: float = Field(default=0.2, ge=0, le=1, description="share of answers that do not end")
+    max_similarity_decrease: float = Field(
+        default=0.2, ge=0, le=1, description="cosine of the prompts with the nearest one of the training set"
+    )
+
+    def flags(self) -> list[str]:
+        """Monitor's flags for these settings; they are named as the fields."""
+        of_the_trigger = {"enabled", "expression", "timezone", "captured_percent", "kept_days", "instance_type"}
+        return _flags(self.model_dump(exclude=of_the_trigger))
+
+    @model_validator(mode="after")
+    def traffic_is_kept_until_it_was_looked_at(self) -> "MonitoringSettings":
+        if self.kept_days * 24 < self.window_hours:
+            raise ValueError(
+                f"kept_days is {self.kept_days} but window_hours is {self.window_hours}; traffic would be gone before it is "
+                f"looked at: set kept_days to {-(-self.window_hours // 24)} or more"
+            )
+        return self
+
+
+class OperationsSettings(Group):
+    """Who is told, and of what beyond failures."""
+
+    notification_email: str | None = Field(
+        default=None, pattern=r"^[^@\s]+@[^@\s]+$", description="hears of runs, releases and alarms"
+    )
+    monthly_budget_usd: float | None = Field(
+        default=None, gt=0, description="of all that is tagged with this deployment; told at 80 % and at 100 %"
+    )
+    idle_endpoint_hours: int = Field(
+        default=24, ge=1, le=168, description="an endpoint nobody asked for so long is told"
+    )
+
+
 class Settings(Group):
     """One deployment of the whole product into one account and region."""
 
@@ -420,9 +480,6 @@ class Settings(Group):
     )
     region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")] = "us-east-1"
     keep_data: bool = Field(default=True, description="buckets and models outlive a deleted stack")
-    failure_email: str | None = Field(
-        default=None, pattern=r"^[^@\s]+@[^@\s]+$", description="hears of failed executions"
-    )
     images: Images = Images()
     base_model: BaseModelSettings
     dataset: DatasetSettings = DatasetSettings()
@@ -431,6 +488,9 @@ class Settings(Group):
     gate: GateSettings = GateSettings()
     release: ReleaseSettings = ReleaseSettings()
     schedule: ScheduleSettings = ScheduleSettings()
+    retraining: RetrainingSettings = RetrainingSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
+    operations: OperationsSettings = OperationsSettings()
 
     @property
     def finetune_pipeline_name(self) -> str:
@@ -443,6 +503,10 @@ class Settings(Group):
     @property
     def compare_pipeline_name(self) -> str:
         return f"{self.name}-compare"
+
+    @property
+    def monitor_pipeline_name(self) -> str:
+        return f"{self.name}-monitor"
 
     @property
     def endpoint_name(self) -> str:
@@ -492,6 +556,15 @@ class Settings(Group):
             raise ValueError(
                 "processing.prepare_engine is 'ray' but images.prepare_image_uri is not set; the training image has no Ray: "
                 "name an image with ray[data] and the packages of the training image, or use 'instances'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def what_is_watched_is_an_endpoint_of_ones_own(self) -> "Settings":
+        if self.monitoring.enabled and self.release.shape != "variant":
+            raise ValueError(
+                f"monitoring.enabled is true but release.shape is {self.release.shape!r}; traffic is captured of shape "
+                "'variant' only: use it, or set monitoring.enabled to false"
             )
         return self
 

@@ -16,7 +16,7 @@ from moto.core.common_models import CloudFormationModel
 from moto.iam.access_control import PermissionResult
 from moto.s3.models import FakeBucket
 
-from local_aws import serving_types, stack_changes
+from local_aws import operations_types, serving_types, stack_changes
 from local_aws.events import client
 from local_aws.settings import Settings
 
@@ -309,7 +309,28 @@ TYPES = [
         lambda id_, _: client("sns").unsubscribe(SubscriptionArn=id_),
         "TopicArn Protocol Endpoint",
     ),
+    _type(
+        "AWS::SQS::Queue",
+        "QueueName",
+        f"QueueName {operations_types.QUEUE_PROPERTIES} Tags",
+        lambda name, properties, exists: Resource(*operations_types.put_queue(name, properties, exists)),
+        lambda id_, _: operations_types.delete_queue(id_),
+    ),
     _type("AWS::SQS::QueuePolicy", "", "Queues PolicyDocument", put_queue_policy),
+    _type(
+        "AWS::CloudWatch::Dashboard",
+        "DashboardName",
+        "DashboardName DashboardBody Tags",
+        lambda name, properties, exists: Resource(operations_types.put_dashboard(name, properties)),
+        lambda id_, _: operations_types.delete_dashboard(id_),
+    ),
+    _type(
+        "AWS::Budgets::Budget",
+        "",
+        "Budget NotificationsWithSubscribers ResourceTags",
+        lambda name, properties, exists: Resource(operations_types.put_budget(name, properties, exists)),
+        lambda id_, _: operations_types.delete_budget(id_),
+    ),
     _type(
         "AWS::CloudWatch::Alarm",
         "AlarmName",
@@ -368,6 +389,8 @@ def install(settings: Settings) -> None:
     parsing.get_model_list.cache_clear()
     parsing.get_model_map.cache_clear()
     parsing.get_name_type_map.cache_clear()
+    # The property that names a resource: ours, where moto has a class of its own for the type.
+    parsing.resource_name_property_from_type = lambda type_: parsing.get_name_type_map().get(type_)
     stack_changes.install()
     backend = stack_models.CloudFormationBackend
     backend.create_change_set = _checked(backend.create_change_set)

@@ -141,6 +141,11 @@ class Container:
         """Whether the main process still runs."""
         return self._process.poll() is None
 
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of the processes that run in the container now."""
+        return sum(_cpu_seconds(process) for process in _descendants(self._process.pid))
+
     def wait(self, timeout: float | None = None) -> int:
         """Wait until every process is gone and all output is handed over; returns the exit code (128 + N after signal N).
 
@@ -265,6 +270,19 @@ def _children(process: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def _descendants(process: int) -> list[int]:
+    return [process, *(below for child in _children(process) for below in _descendants(child))]
+
+
+def _cpu_seconds(process: int) -> float:
+    try:
+        # Fields 14 and 15 of proc(5)'s stat, counted after the name, which may hold blanks and brackets.
+        fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def isolation_command(spec: ContainerSpec) -> list[str]:

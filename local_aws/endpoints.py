@@ -287,6 +287,11 @@ class Endpoints:
         with self._service.changed:
             self._fleets.discard(fleet)
 
+    def serving(self) -> list[Endpoint]:
+        """Every endpoint that has instances in service."""
+        with self._service.changed:
+            return [endpoint for endpoint in self._endpoints.values() if endpoint.fleet is not None]
+
     def find(self, name: str) -> Endpoint:
         """The endpoint of that name. Raises ValidationException."""
         with self._service.changed:

@@ -180,7 +180,7 @@ def target_input(target: dict[str, Any], event: Event) -> str:
     transformer = target.get("InputTransformer")
     if transformer is None:
         return json.dumps(event)
-    values = {name: _value(path, event) for name, path in transformer.get("InputPathsMap", {}).items()}
+    values = {name: _value_or_nothing(path, event) for name, path in transformer.get("InputPathsMap", {}).items()}
 
     def fill(match: re.Match[str]) -> str:
         if match[1] not in values:
@@ -201,6 +201,14 @@ def _value(text: str, event: Event) -> Any:
             raise TargetError(f"the path {text} names nothing in the event; its detail has {sorted(event['detail'])}")
         value = value[part]
     return value
+
+
+def _value_or_nothing(path: str, event: Event) -> Any:
+    """A template's variable whose path names nothing is left out of the text, and is no failure."""
+    try:
+        return _value(path, event)
+    except TargetError:
+        return ""
 
 
 def _to_queue(arn: str, body: str, attributes: dict[str, str]) -> None:

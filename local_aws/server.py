@@ -50,7 +50,18 @@ def serve(
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
-    from local_aws import cloudformation, events, identity, limits, metrics, runtime, sagemaker, scheduler, survival
+    from local_aws import (
+        cloudformation,
+        events,
+        identity,
+        limits,
+        metrics,
+        runtime,
+        sagemaker,
+        scheduler,
+        service_metrics,
+        survival,
+    )
 
     moto = DomainDispatcherApplication(create_backend_app)
     try:
@@ -73,11 +84,11 @@ def serve(
     rooms = sagemaker.install(settings)
     if restored:
         restored(rooms)
-    router = rooms.endpoints.router
+    service_metrics.install(settings, rooms.endpoints)
     scheduler.install(settings)
     for rule in rules:
         service_faults.faults.add(rule)
-    server.app = runtime.over(_with_controls(service_faults.faults.over(moto)), router)
+    server.app = runtime.over(_with_controls(service_faults.faults.over(moto)), rooms.endpoints.router)
 
     stopping = threading.Event()
 

@@ -128,6 +128,12 @@ class ServingProcess:
         """Requests that are being answered."""
         return self._under_way
 
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of the container that runs now."""
+        container = self._container
+        return container.cpu_seconds if container is not None else 0.0
+
     # ------------------------------------------------------------------ life
 
     def start(self) -> None:

@@ -44,6 +44,7 @@ RESOURCES = (
     "TrainRole",
     "EvaluateRole",
     "DeployRole",
+    "MonitorRole",
     "ServingRole",
 )
 
@@ -65,6 +66,8 @@ METRIC_DEFINITIONS = [
 ]
 
 ENDPOINT_VARIANT = releases.VARIANT
+
+STARTED_BY = ("hand", "schedule", "new data", "drift")
 
 # CUDA 13 images need this host image under an endpoint; older default hosts have too old a driver.
 INFERENCE_AMI_VERSION = "al2-ami-sagemaker-inference-gpu-3-1"
@@ -90,6 +93,7 @@ class Parameters:
     min_safety_improvement: ParameterFloat | None
     min_test_rows: ParameterInteger
     approval_status: ParameterString
+    started_by: ParameterString
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Parameters":
@@ -119,6 +123,8 @@ class Parameters:
                 default_value=settings.release.approval_status,
                 enum_values=list(get_args(ApprovalStatus)),
             ),
+            # It changes nothing: it tells people, in the console, the history and the data card, why a run was started.
+            ParameterString("StartedBy", default_value=STARTED_BY[0], enum_values=list(STARTED_BY)),
         )
 
     def all(self) -> list[Parameter]:
@@ -211,12 +217,17 @@ def prepare_data(settings: Settings, parameters: Parameters) -> RequestStep:
             "--publish_to", "s3://${ArtifactBucket}/datasets",
             "--model_package_group", settings.model_package_group_name,
             "--run_parameters", run_parameters(settings, parameters),
+            "--started_by", parameters.started_by,
+            "--pipeline_execution", ExecutionVariables.PIPELINE_EXECUTION_ARN,
+            "--overlap", settings.retraining.overlap,
+            "--max_wait_hours", str(settings.retraining.max_wait_hours),
             *(["--engine", "ray", "--raw", manifest] if on_ray else []),
         ],
         inputs={} if on_ray else {"raw": manifest},
         input_types={"raw": "ManifestFile"},
         outputs=[files.REPORT_OUTPUT],
         image_uri=settings.images.prepare_image_uri,
+        waits_hours=settings.retraining.max_wait_hours,
     )  # fmt: skip
     return RequestStep(
         "PrepareData",
@@ -412,6 +423,13 @@ def register(
             "reasons": evaluation_value("registry.reasons"),
             "improvement_over_base": evaluation_value("registry.improvement_over_base"),
             "improvement_over_champion": evaluation_value("registry.improvement_over_champion"),
+            # Beside each other, and what the next run's estimate starts from.
+            "estimated_cost": data_card_value("cost_told"),
+            "training_cost": evaluation_value("registry.training_cost"),
+            "training_instances": evaluation_value("registry.training_instances"),
+            "tokens_per_second": evaluation_value("registry.tokens_per_second"),
+            "overhead_seconds": evaluation_value("registry.overhead_seconds"),
+            "peft_type": parameters.peft_type,
             "step_code": "${CodeKey}",
             "training_job": tuned.properties.TrainingJobName,
             "pipeline_execution": ExecutionVariables.PIPELINE_EXECUTION_ARN,
@@ -469,6 +487,8 @@ def deploy(settings: Settings, model_package_arn: Value) -> RequestStep:
             "--adapters_uri", "s3://${ArtifactBucket}/adapters",
             "--inference_ami_version", INFERENCE_AMI_VERSION,
             "--max_lora_rank", str(max_lora_rank(settings)),
+            "--captured_to", "s3://${ArtifactBucket}/captured",
+            "--captured_percent", str(settings.monitoring.captured_percent if settings.monitoring.enabled else 0),
             *settings.release.flags(),
         ],
         inputs={},
@@ -557,10 +577,12 @@ def processing_request(
     input_types: dict[str, str] | None = None,
     isolated: bool = False,
     image_uri: str | None = None,
+    waits_hours: float = 0.0,
 ) -> Request:
     """CreateProcessingJob for one step of the code zip; `inputs` and `outputs` are named as their folders.
 
-    `input_types` holds the S3DataType of the inputs that are not an S3Prefix.
+    `input_types` holds the S3DataType of the inputs that are not an S3Prefix. `waits_hours`: how long the job may wait
+    before it works, beside the time that it has for the work.
     """
     types = input_types or {}
     return {
@@ -603,5 +625,5 @@ def processing_request(
             ]
         },
         "NetworkConfig": {"EnableNetworkIsolation": isolated},
-        "StoppingCondition": {"MaxRuntimeInSeconds": int(settings.processing.max_runtime_hours * 3600)},
+        "StoppingCondition": {"MaxRuntimeInSeconds": int((settings.processing.max_runtime_hours + waits_hours) * 3600)},
     }

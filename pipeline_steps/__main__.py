@@ -14,6 +14,7 @@ STEPS = {
     "fine-tune": "train an adapter and merge it (training job)",
     "evaluate": "score base and tuned model, and decide (processing job)",
     "compare": "answers to your prompts before and after (processing job)",
+    "monitor": "compare an endpoint's traffic with its evaluation (processing job)",
     "deploy": "release a model package to an endpoint (processing job)",
 }
 USAGE = "\n".join(

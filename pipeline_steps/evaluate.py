@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_steps import general_text, model_card, report_page, safety, text_metrics, token_files
-from pipeline_steps.contract import dataset, evaluation, files, gate, json_files, metrics, seen_rows
+from pipeline_steps.contract import costs, dataset, evaluation, files, gate, json_files, metrics, seen_rows
 from pipeline_steps.contract.dataset import Example, SplitInfo
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.evaluation import Evaluation, Metric, Overlap, Verdict
@@ -156,6 +156,7 @@ def run(job: EvaluateJob) -> Verdict:
     slices = measure_slices(scores, asked, job.seed)
     verdict = gate.decide(job.gates, found, overlaps, info.tuning_mode, unmeasured)
     print(verdict.message, flush=True)
+    print(f"cost: the training took {cost_texts(training, settings_of(job.model))['training_cost']}", flush=True)
 
     # 5. Outputs; evaluation.json last, since the pipeline reads the verdict from it.
     answers = answer_rows(scores, asked)
@@ -182,7 +183,7 @@ def run(job: EvaluateJob) -> Verdict:
             )
             for row in answers[:GOLDEN_REQUESTS]
         ],
-        registry=registry_texts(verdict, found),
+        registry=registry_texts(verdict, found) | cost_texts(training, settings_of(job.model)),
         regression_metrics={
             name: {
                 "value": own.value,
@@ -572,8 +573,6 @@ def training_of(training: dict[str, Any]) -> evaluation.Training:
 
 
 def ancestors(job: EvaluateJob, info: SplitInfo, training: dict[str, Any], digest: str) -> evaluation.Ancestors:
-    settings = json_files.read(job.model / files.HYPERPARAMETERS_FILE, 1)
-    del settings["schema_version"]
     code = Path(sys.argv[0])
     name = sagemaker_job.name()
     in_job = name != sagemaker_job.NO_JOB
@@ -588,8 +587,28 @@ def ancestors(job: EvaluateJob, info: SplitInfo, training: dict[str, Any], diges
         training_job=training.get("training_job"),
         evaluation_job=name if in_job else None,
         champion_package=job.champion_package,
-        hyperparameters=settings,
+        hyperparameters=settings_of(job.model),
     )
+
+
+def settings_of(model: Path) -> dict[str, Any]:
+    """The hyperparameters of a tuned model."""
+    settings = json_files.read(model / files.HYPERPARAMETERS_FILE, 1)
+    del settings["schema_version"]
+    return settings
+
+
+def cost_texts(training: dict[str, Any], settings: dict[str, Any]) -> dict[str, str]:
+    """What the model package's metadata says of the training's speed and cost, for people and for the next estimate."""
+    count, kind = training.get("instance_count"), training.get("instance_type")
+    hours = (training["seconds"] + training["overhead_seconds"]) / 3600
+    usd = costs.spent_usd(hours, count, kind, settings["usd_per_hour"] or None) if count and kind else None
+    return {
+        "training_cost": costs.told(hours, usd, count, kind),
+        "training_instances": f"{count} x {kind}" if kind else "not known",
+        "tokens_per_second": str(training["tokens_per_second"]),
+        "overhead_seconds": str(training["overhead_seconds"]),
+    }
 
 
 def registry_texts(verdict: Verdict, found: dict[str, Metric]) -> dict[str, str]:

@@ -47,6 +47,7 @@ class FineTuneJob:
     output: Path
     hyperparameters: Hyperparameters
     checkpoints: Path | None = None
+    machines: tuple[int, str] | None = None  # how many instances of which type
 
 
 @dataclass
@@ -66,6 +67,9 @@ class History:
 
 class Interrupted(Exception):
     """The service ends this job; its checkpoint is written."""
+
+
+STARTED = time.monotonic()  # as near to the container's start as this process knows
 
 
 def main(arguments: list[str]) -> None:
@@ -88,21 +92,37 @@ def main(arguments: list[str]) -> None:
     distributed.launch_everywhere(resources, arguments)
     data = options.input / "data"
     checkpoints = options.checkpoints if options.checkpoints.is_dir() else None
-    job = FineTuneJob(data / "train", data / "validation", data / "model", options.output, settings, checkpoints)
+    job = FineTuneJob(
+        data / "train",
+        data / "validation",
+        data / "model",
+        options.output,
+        settings,
+        checkpoints,
+        machines_of(resources),
+    )
     try:
         run(job)
     except Interrupted as interrupted:
         print(interrupted, flush=True)
 
 
+def machines_of(resources: Path) -> tuple[int, str] | None:
+    """How many instances of which type this job has, by SageMaker's resourceconfig.json; None outside of a job."""
+    if not resources.is_file():
+        return None
+    given = json.loads(resources.read_text(encoding="utf-8"))
+    return len(given["hosts"]), given["current_instance_type"]
+
+
 def with_time_that_is_paid(settings: Hyperparameters, resources: Path) -> Hyperparameters:
     """`settings` whose max_hours hold max_cost_usd too, by the job's instances in SageMaker's resourceconfig.json."""
     if not settings.max_cost_usd:
         return settings
-    if not resources.is_file():
+    machines = machines_of(resources)
+    if machines is None:
         raise StepError(f"max_cost_usd is {settings.max_cost_usd:g}, but {resources} is missing: no instance to price")
-    given = json.loads(resources.read_text(encoding="utf-8"))
-    instance_type, hosts = given["current_instance_type"], len(given["hosts"])
+    hosts, instance_type = machines
     hours = costs.hours_for(settings.max_cost_usd, instance_type, hosts, settings.usd_per_hour or None)
     print(f"{settings.max_cost_usd:g} USD pay {hosts} x {instance_type} for {hours:.3g} hours of training", flush=True)
     return replace(settings, max_hours=min(hours, settings.max_hours or hours))
@@ -172,6 +192,10 @@ def run(job: FineTuneJob) -> None:
             "tokens": history.tokens,
             "tokens_per_second": round(history.tokens / history.seconds, 1),
             "seconds": round(history.seconds, 1),
+            # What is paid beside the training itself: start, loading, validation, merging. Uploading comes after it.
+            "overhead_seconds": round(time.monotonic() - STARTED - (history.seconds - training.seconds_before), 1),
+            "instance_count": job.machines[0] if job.machines else None,
+            "instance_type": job.machines[1] if job.machines else None,
             "best_step": history.best_step,
             "validation_loss": {
                 "before": history.validations[0][1],
@@ -242,6 +266,7 @@ class Training:
         self.optimizer = optimizer.optimizer_for(self.parameters, settings)
         self.interruption = distributed.Interruption()
         self.history = History()
+        self.seconds_before = 0.0  # trained by earlier jobs that were cut off
         self.ended_by = "all steps done"
         self.best: list[Any] | None = None
         weights = sum(parameter.numel() for parameter in self.parameters)
@@ -307,6 +332,7 @@ class Training:
             history.validations.append((0, self._validation_loss()))
         evaluate_at = self._evaluation_steps()
         before, started, measuring = history.seconds, time.monotonic(), 0.0
+        self.seconds_before = before
         pending = None  # a step's loss is read when the next is under way: the device never waits for the host
         self.model.train()
         while history.step < self.plan.steps and self.ended_by == "all steps done":

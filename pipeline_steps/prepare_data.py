@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pipeline_steps import data_card_page
-from pipeline_steps.contract import dataset, files, json_files, messages, prompt_template
+from pipeline_steps.contract import costs, dataset, files, json_files, messages, prompt_template
 from pipeline_steps.contract.dataset import SPLITS, SplitInfo
 from pipeline_steps.contract.errors import DataError, StepError
 from pipeline_steps.contract.prompt_template import PromptTemplate
@@ -32,6 +32,8 @@ from pipeline_steps.data.instances_engine import InstancesEngine
 from pipeline_steps.data.parts import Examination, PersonalDataPolicy
 from pipeline_steps.data.rows import RowReader
 from pipeline_steps.data.sources import SourceFile
+from pipeline_steps.overlap import Policy as OverlapPolicy
+from pipeline_steps.overlap import wait_for_turn
 from pipeline_steps.text_encoder import TextEncoder
 
 EngineName = Literal["instances", "ray"]
@@ -72,6 +74,10 @@ class PrepareJob:
     model_package_group: str | None = None
     run_parameters: str = ""
     engine: EngineName = "instances"
+    started_by: str | None = None
+    pipeline_execution: str | None = None
+    overlap: OverlapPolicy = "wait"
+    max_wait_hours: float = 24.0
 
 
 def main(arguments: list[str]) -> None:
@@ -107,12 +113,18 @@ def main(arguments: list[str]) -> None:
     add("--model_package_group", help="where a model of the same data and parameters is looked for")
     add("--run_parameters", help="everything else that a trained model depends on, as one text")
     add("--engine", choices=get_args(EngineName), help="instances of this job, or a Ray cluster made of them")
+    add("--started_by", help="what started this run, for the data card")
+    add("--pipeline_execution", help="ARN of the execution that this job is of; it waits for those ahead of it")
+    add("--overlap", choices=get_args(OverlapPolicy), help="with others ahead: wait for their end, or refuse")
+    add("--max_wait_hours", type=float, help="wait that long at most")
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     run(PrepareJob(**given))
 
 
 def run(job: PrepareJob) -> dict[str, Any]:
     """Check everything, then publish the splits; the data card is written last, and returned."""
+    if job.pipeline_execution:
+        wait_for_turn(job.pipeline_execution, job.overlap, job.max_wait_hours)
     started = time.monotonic()
     job.output.parent.mkdir(parents=True, exist_ok=True)
     # Beside the output, on the volume that the job was given: the container's own disk is small.
@@ -190,16 +202,31 @@ def prepare(job: PrepareJob, work: Path, engine: Engine, started: float) -> dict
         print(memory, flush=True)
 
     # 5. The dataset under its digest, and its card.
+    packages = registered_packages(job.model_package_group) if job.publish_to and job.model_package_group else []
     digest = dataset_digest(job, template, prompts, decision, model.encoder)
     content = {
         "schema_version": files.DATA_CARD_SCHEMA_VERSION,
         "dataset_digest": digest,
         "test_digest": decision.digests["test"],
-        **card.figures(job, found, template, findings, decision, written, model.encoder, model.parameters),
+        **card.figures(
+            job,
+            found,
+            template,
+            findings,
+            decision,
+            written,
+            model.encoder,
+            model.parameters,
+            last_run(job, packages, model.digest),
+        ),
         "memory": memory,
+        "started_by": job.started_by,
     }
+    cost = content["cost"] or {}
+    content["cost_told"] = costs.told(cost.get("hours"), cost.get("usd"), job.instance_count, job.instance_type)
+    print(f"cost: the training is estimated at {content['cost_told']}", flush=True)
     if job.publish_to:
-        content |= {"uris": split_uris(job.publish_to, digest), **earlier_training(job, digest, model.digest)}
+        content |= {"uris": split_uris(job.publish_to, digest), **earlier_training(job, packages, digest, model.digest)}
         content["champion"] = champion(job, content["uris"])
     content["seconds"] = round(time.monotonic() - started, 1)
     content["card_digest"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -378,25 +405,53 @@ def publish(infos: Sequence[SplitInfo], uris: dict[str, str], page: str, engine:
             s3.upload(folder / files.DATASET_FILE, uris[info.split] + files.DATASET_FILE)
 
 
-def earlier_training(job: PrepareJob, digest: str, base_model_digest: str | None) -> dict[str, Any]:
+def registered_packages(group: str) -> list[dict[str, Any]]:
+    """Every model package of the group that has not failed, the newest first."""
+    import boto3
+
+    client = boto3.client("sagemaker")
+    pages = client.get_paginator("list_model_packages").paginate(
+        ModelPackageGroupName=group, SortBy="CreationTime", SortOrder="Descending"
+    )
+    arns = [package["ModelPackageArn"] for page in pages for package in page["ModelPackageSummaryList"]]
+    described = [client.describe_model_package(ModelPackageName=arn) for arn in arns]
+    return [package for package in described if package["ModelPackageStatus"] != "Failed"]
+
+
+def last_run(
+    job: PrepareJob, packages: Sequence[dict[str, Any]], base_model_digest: str | None
+) -> costs.LastRun | None:
+    """What the newest run with the same instances, base model and kind of training reached; None without one."""
+    wanted = {
+        "training_instances": f"{job.instance_count} x {job.instance_type}",
+        "base_model_digest": base_model_digest,
+        "peft_type": job.peft_type,
+    }
+    for package in packages:
+        said = package.get("CustomerMetadataProperties", {})
+        if all(said.get(name) == value for name, value in wanted.items()):
+            return costs.LastRun(
+                package["ModelPackageArn"], float(said["tokens_per_second"]), float(said["overhead_seconds"])
+            )
+    return None
+
+
+def earlier_training(
+    job: PrepareJob, packages: Sequence[dict[str, Any]], digest: str, base_model_digest: str | None
+) -> dict[str, Any]:
     """Whether a registered model comes from the same data and parameters: then training again would give it again.
 
     `run_fingerprint` is written into every model package by Register and looked for here.
     """
-    import boto3
-
     fingerprint = hashlib.sha256(f"{digest}/{base_model_digest}/{job.run_parameters}".encode()).hexdigest()
-    found = None
-    if job.model_package_group:
-        client = boto3.client("sagemaker")
-        pages = client.get_paginator("list_model_packages").paginate(ModelPackageGroupName=job.model_package_group)
-        for package in (package for page in pages for package in page["ModelPackageSummaryList"]):
-            described = client.describe_model_package(ModelPackageName=package["ModelPackageArn"])
-            if described["ModelPackageStatus"] == "Failed":
-                continue
-            if described.get("CustomerMetadataProperties", {}).get("run_fingerprint") == fingerprint:
-                found = package["ModelPackageArn"]
-                break
+    found = next(
+        (
+            package["ModelPackageArn"]
+            for package in packages
+            if package.get("CustomerMetadataProperties", {}).get("run_fingerprint") == fingerprint
+        ),
+        None,
+    )
     message = ""
     if found:
         message = (

@@ -10,6 +10,8 @@ from constructs import Construct
 
 from config.settings import Settings
 from pipeline.definition import compare_definition, deploy_definition, finetune_definition
+from pipeline.monitor import NAMESPACE as TRAFFIC_NAMESPACE
+from pipeline.monitor import monitor_definition
 from stacks.components.service_role import ServiceRole
 from stacks.components.step_code import StepCode
 
@@ -67,6 +69,7 @@ class PipelineStack(Stack):
         artifact_bucket.grant_put(prepare_role, "runs/*")
         artifact_bucket.grant_read(prepare_role, "runs/*")  # whether the approved model is still there
         self._grant_find_packages(prepare_role, settings)
+        self._grant_see_other_runs(prepare_role, settings.finetune_pipeline_name)
 
         artifact_bucket.grant_read(train_role, "datasets/*")
         artifact_bucket.grant_read(train_role, "base-models/*")
@@ -94,12 +97,20 @@ class PipelineStack(Stack):
         artifact_bucket.grant_read(deploy_role, "adapters/*")
         artifact_bucket.grant_put(deploy_role, "adapters/*")
         self._grant_release(deploy_role, serving_role, settings)
+        job_roles = [prepare_role, train_role, evaluate_role, deploy_role]
+        monitor_role = None
+        if settings.monitoring.enabled:
+            monitor_role = self._job_role("MonitorRole", "Compares the endpoint's traffic with its evaluation")
+            code.grant_read(monitor_role)
+            self._grant_look_at_traffic(monitor_role, artifact_bucket, settings)
+            artifact_bucket.grant_put(serving_role, "captured/*")
+            job_roles.append(monitor_role)
         for folder in ("runs", "adapters", "base-models"):
             artifact_bucket.grant_read(serving_role, f"{folder}/*")
 
         # The pipeline reads property files itself and hands each job its role.
         artifact_bucket.grant_read(pipeline_role, "runs/*")
-        self._grant_run_jobs(pipeline_role, [prepare_role, train_role, evaluate_role, deploy_role], settings)
+        self._grant_run_jobs(pipeline_role, job_roles, settings)
 
         resources = {
             "RawBucket": raw_bucket.bucket_name,
@@ -136,6 +147,16 @@ class PipelineStack(Stack):
             resources,
             pipeline_role,
         )
+        self.monitor_pipeline = None
+        if monitor_role is not None:
+            self.monitor_pipeline = self._pipeline(
+                "MonitorPipeline",
+                settings.monitor_pipeline_name,
+                "Compares the endpoint's traffic with what its model was evaluated on",
+                monitor_definition(settings),
+                {**resources, "MonitorRole": monitor_role.role_arn},
+                pipeline_role,
+            )
         self.finetune_pipeline.add_resource_dependency(group)
 
         CfnOutput(self, "FinetunePipelineName", value=settings.finetune_pipeline_name)
@@ -178,6 +199,46 @@ class PipelineStack(Stack):
                 resources=[
                     self.format_arn(service="sagemaker", resource="model-package-group", resource_name=group),
                     self.format_arn(service="sagemaker", resource="model-package", resource_name=f"{group}/*"),
+                ],
+            )
+        )
+
+    def _grant_see_other_runs(self, role: iam.Role, pipeline_name: str) -> None:
+        """What overlap.py asks: which executions of the pipeline have not ended, and how far they are."""
+        pipeline = self.format_arn(service="sagemaker", resource="pipeline", resource_name=pipeline_name)
+        role.add_to_policy(iam.PolicyStatement(actions=["sagemaker:ListPipelineExecutions"], resources=[pipeline]))
+        role.add_to_policy(
+            iam.PolicyStatement(actions=["sagemaker:ListPipelineExecutionSteps"], resources=[f"{pipeline}/execution/*"])
+        )
+
+    def _grant_look_at_traffic(self, role: iam.Role, artifact_bucket: s3.IBucket, settings: Settings) -> None:
+        """What monitor.py reads: the traffic, and the serving model's evaluation, training prompts and tokenizer."""
+        for folder in ("captured", "datasets", "runs"):
+            artifact_bucket.grant_read(role, f"{folder}/*")
+        artifact_bucket.grant_put(role, "runs/*")
+        role.add_to_policy(
+            iam.PolicyStatement(
+                actions=["cloudwatch:PutMetricData"],
+                resources=["*"],  # the action knows no resources; the namespace limits it
+                conditions={"StringEquals": {"cloudwatch:namespace": TRAFFIC_NAMESPACE}},
+            )
+        )
+
+        def arn(resource: str, name: str) -> str:
+            return self.format_arn(service="sagemaker", resource=resource, resource_name=name)
+
+        role.add_to_policy(
+            iam.PolicyStatement(
+                actions=[
+                    "sagemaker:DescribeEndpoint",
+                    "sagemaker:DescribeEndpointConfig",
+                    "sagemaker:DescribeModelPackage",
+                    "sagemaker:ListTags",
+                ],
+                resources=[
+                    arn("endpoint", settings.endpoint_name),
+                    arn("endpoint-config", f"{settings.endpoint_name}-*"),
+                    arn("model-package", f"{settings.model_package_group_name}/*"),
                 ],
             )
         )

@@ -36,6 +36,11 @@ class StorageStack(Stack):
             expiration=Duration.days(30),  # longer than a training may take
         )
 
+        if settings.monitoring.enabled:
+            self.artifact_bucket.add_lifecycle_rule(
+                id="CapturedTraffic", prefix="captured/", expiration=Duration.days(settings.monitoring.kept_days)
+            )
+
         CfnOutput(self, "RawBucketName", value=self.raw_bucket.bucket_name)
         CfnOutput(self, "ArtifactBucketName", value=self.artifact_bucket.bucket_name)
 

@@ -1,8 +1,9 @@
-"""What starts the pipelines without hands: new data in S3, a schedule, and an approved model package."""
+"""What starts the pipelines without hands: new data in S3, a schedule, drift, and an approved model package."""
 
 from typing import get_args
 
 from aws_cdk import Stack
+from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_events as events
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
@@ -11,13 +12,15 @@ from aws_cdk import aws_scheduler as scheduler
 from constructs import Construct
 
 from config.settings import Settings, TuningMode
+from stacks.components.dead_letters import DeadLetters
 from stacks.components.service_role import ServiceRole
+from stacks.drift import DriftTriggers
 
 
 class TriggersStack(Stack):
     """One rule for each tuning mode on the raw bucket, and one schedule: they start `<name>-finetune`.
 
-    One rule on the model registry: an approval starts `<name>-deploy`.
+    One rule on the model registry: an approval starts `<name>-deploy`. A start that fails goes to `undelivered`.
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class TriggersStack(Stack):
         raw_bucket: s3.IBucket,
         finetune_pipeline: sagemaker.CfnPipeline,
         deploy_pipeline: sagemaker.CfnPipeline,
+        monitor_pipeline: sagemaker.CfnPipeline | None,
         **kwargs: object,
     ) -> None:
         super().__init__(scope, id_, **kwargs)  # type: ignore[arg-type]
@@ -40,6 +44,9 @@ class TriggersStack(Stack):
         )
         self.node.add_dependency(finetune_pipeline, deploy_pipeline)
 
+        self.undelivered = DeadLetters(self, "Undelivered")
+        dead_letters = events.CfnRule.DeadLetterConfigProperty(arn=self.undelivered.queue_arn)
+
         events_role = ServiceRole(
             self, "EventsRole", service="events.amazonaws.com", description="Starts fine-tuning on new data"
         )
@@ -50,6 +57,8 @@ class TriggersStack(Stack):
             role.add_to_policy(
                 iam.PolicyStatement(actions=["sagemaker:StartPipelineExecution"], resources=[pipeline_arn])
             )
+
+        self.undelivered.grant_send_messages(schedule_role)  # the scheduler has no right of its own to a queue
 
         # A dataset is complete when its manifest is there: one event for many files, none for half of them.
         self.data_rules = [
@@ -76,12 +85,14 @@ class TriggersStack(Stack):
                                 for name, value in (
                                     ("DatasetManifest", "$.detail.object.key"),
                                     ("TuningMode", mode),
+                                    ("StartedBy", "new data"),
                                 )
                             ]
                         ),
                         retry_policy=events.CfnRule.RetryPolicyProperty(
                             maximum_event_age_in_seconds=3600, maximum_retry_attempts=10
                         ),
+                        dead_letter_config=dead_letters,
                     )
                 ],
             )
@@ -126,6 +137,7 @@ class TriggersStack(Stack):
                     retry_policy=events.CfnRule.RetryPolicyProperty(
                         maximum_event_age_in_seconds=3600, maximum_retry_attempts=10
                     ),
+                    dead_letter_config=dead_letters,
                 )
             ],
         )
@@ -144,14 +156,29 @@ class TriggersStack(Stack):
                 retry_policy=scheduler.CfnSchedule.RetryPolicyProperty(
                     maximum_event_age_in_seconds=3600, maximum_retry_attempts=10
                 ),
+                dead_letter_config=scheduler.CfnSchedule.DeadLetterConfigProperty(arn=self.undelivered.queue_arn),
                 sage_maker_pipeline_parameters=scheduler.CfnSchedule.SageMakerPipelineParametersProperty(
                     pipeline_parameter_list=[
                         scheduler.CfnSchedule.SageMakerPipelineParameterProperty(name=name, value=value)
                         for name, value in (
                             ("DatasetManifest", settings.dataset.default_manifest),
                             ("TuningMode", settings.dataset.tuning_mode),
+                            ("StartedBy", "schedule"),
                         )
                     ]
                 ),
             ),
         )
+
+        self.alarms: list[cloudwatch.IAlarm] = []
+        if monitor_pipeline is not None:
+            self.node.add_dependency(monitor_pipeline)
+            drift = DriftTriggers(
+                self,
+                "DriftTriggers",
+                settings=settings,
+                finetune_role=events_role,
+                finetune_arn=pipeline_arn,
+                undelivered=self.undelivered,
+            )
+            self.alarms.append(drift.alarm)

@@ -1,4 +1,4 @@
-"""What training costs, estimated before it starts: instances, their prices, and how fast they train.
+"""What training costs, estimated before it starts and counted after it: instances, their prices, how fast they train.
 
 Prices are US dollars an hour, on demand, us-east-1, from PRICES_SOURCE; configuration overrides them.
 """
@@ -42,8 +42,20 @@ ASSUMED_UTILIZATION = 0.2
 
 
 @dataclass(frozen=True)
+class LastRun:
+    """What an earlier run on the same instances reached. `overhead_seconds`: beside training, from start to merging."""
+
+    package: str
+    tokens_per_second: float
+    overhead_seconds: float
+
+
+@dataclass(frozen=True)
 class CostEstimate:
-    """Time and cost of one epoch; None where it cannot be told, and `notes` say why and what was assumed."""
+    """Time and cost of one epoch, and of the whole run; None where it cannot be told; the sources say what was assumed.
+
+    `overhead_hours` is known from an earlier run only; without one the whole run is its epochs.
+    """
 
     instance_type: str
     instance_count: int
@@ -55,6 +67,9 @@ class CostEstimate:
     usd_per_hour: float | None
     price_source: str
     usd_per_epoch: float | None
+    overhead_hours: float | None
+    hours: float | None
+    usd: float | None
 
 
 def estimate(
@@ -66,15 +81,19 @@ def estimate(
     full: bool,
     tokens_per_second: float | None = None,
     usd_per_hour: float | None = None,
+    last: LastRun | None = None,
 ) -> CostEstimate:
-    """The estimate for `tokens_per_epoch` tokens. Given figures come before derived ones.
+    """The estimate for `tokens_per_epoch` tokens. Given figures come before those of the last run, and these before derived ones.
 
     Derived speed: GPUs x peak x ASSUMED_UTILIZATION / floating-point operations a token, which are 4 a weight for an
     adapter (forward, and backward to the activations) and 6 for full fine-tuning.
     """
     instance = INSTANCES.get(instance_type)
     throughput_source = "training.tokens_per_second of the configuration"
-    if tokens_per_second is None:
+    overhead_hours = last.overhead_seconds / 3600 if last else None
+    if tokens_per_second is None and last is not None:
+        tokens_per_second, throughput_source = last.tokens_per_second, f"measured by the last run ({last.package})"
+    elif tokens_per_second is None:
         throughput_source = f"{instance_type} is not in the table of instances; set training.tokens_per_second"
         if instance and model_parameters:
             operations = (6 if full else 4) * model_parameters
@@ -89,6 +108,7 @@ def estimate(
         usd_per_hour = instance.usd_per_hour if instance else None
         price_source = PRICES_SOURCE if usd_per_hour is not None else "no price is known; set training.usd_per_hour"
     hours = tokens_per_epoch / tokens_per_second / 3600 if tokens_per_second else None
+    in_all = hours * epochs + (overhead_hours or 0) if hours is not None else None
     usd = hours * usd_per_hour * instance_count if hours is not None and usd_per_hour is not None else None
     return CostEstimate(
         instance_type,
@@ -101,7 +121,26 @@ def estimate(
         usd_per_hour,
         price_source,
         usd,
+        overhead_hours,
+        in_all,
+        in_all * usd_per_hour * instance_count if in_all is not None and usd_per_hour is not None else None,
     )
+
+
+def told(hours: float | None, usd: float | None, instance_count: int | None, instance_type: str | None) -> str:
+    """Time and cost in words that a model package's metadata can hold."""
+    if hours is None or not instance_type:
+        return "not known"
+    money = f"{usd:.2f} USD" if usd is not None else "price not known"
+    return f"{money}: {hours * 3600:.0f} s on {instance_count} x {instance_type}"
+
+
+def spent_usd(hours: float, instance_count: int, instance_type: str, usd_per_hour: float | None) -> float | None:
+    """What `hours` on the instances cost. `usd_per_hour` of one of them; None: by the table."""
+    if usd_per_hour is None:
+        instance = INSTANCES.get(instance_type)
+        usd_per_hour = instance.usd_per_hour if instance else None
+    return None if usd_per_hour is None else hours * instance_count * usd_per_hour
 
 
 def hours_for(usd: float, instance_type: str, instance_count: int, usd_per_hour: float | None) -> float:

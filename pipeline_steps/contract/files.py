@@ -5,6 +5,7 @@ REPORT_OUTPUT = "report"
 EVALUATION_OUTPUT = "evaluation"
 DEPLOYMENT_OUTPUT = "deployment"
 COMPARISON_OUTPUT = "comparison"
+DRIFT_OUTPUT = "drift"
 
 DATA_CARD_FILE = "data_card.json"
 DATA_CARD_PAGE = "data_card.html"
@@ -20,6 +21,7 @@ REPORT_FILE = "report.html"
 DEPLOYMENT_FILE = "deployment.json"
 COMPARISON_FILE = "comparison.json"
 COMPARISON_TABLE = "comparison.md"
+DRIFT_FILE = "drift.json"
 
 NO_PACKAGE = "none"  # in the data card, where no model of the group is approved
 

@@ -28,6 +28,7 @@ def figures(
     written: Written,
     encoder: TextEncoder | None,
     model_parameters: float | None,
+    last: costs.LastRun | None,
 ) -> dict[str, Any]:
     """The card without what publishing adds (digests and URIs)."""
     tokens = _tokens(job, written, encoder) if encoder else None
@@ -54,7 +55,7 @@ def figures(
         "duplicates": _duplicates(findings, decision, written.texts),
         "leaks": _leaks(findings, decision, written.texts, parts.ngram_modulus(found)),
         "tokens": tokens,
-        "cost": _cost(job, tokens, model_parameters),
+        "cost": _cost(job, tokens, model_parameters, last),
         "personal_data": {
             "policy": job.personal_data,
             "kinds": findings.personal_data,
@@ -103,7 +104,9 @@ def _tokens(job: "PrepareJob", written: Written, encoder: TextEncoder) -> dict[s
     }
 
 
-def _cost(job: "PrepareJob", tokens: dict[str, Any] | None, model_parameters: float | None) -> dict[str, Any] | None:
+def _cost(
+    job: "PrepareJob", tokens: dict[str, Any] | None, model_parameters: float | None, last: costs.LastRun | None
+) -> dict[str, Any] | None:
     if tokens is None or job.instance_type is None:
         return None
     return asdict(
@@ -116,6 +119,7 @@ def _cost(job: "PrepareJob", tokens: dict[str, Any] | None, model_parameters: fl
             full=job.peft_type == "None",
             tokens_per_second=job.tokens_per_second,
             usd_per_hour=job.usd_per_hour,
+            last=last,
         )
     )
 

@@ -30,6 +30,8 @@ class DeployJob:
     role_arn: str
     base_model_uri: str
     adapters_uri: str
+    captured_to: str  # S3 prefix
+    captured_percent: int  # of the requests; 0: none
     inference_ami_version: str
     shape: str
     serve: str

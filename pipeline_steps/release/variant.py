@@ -297,7 +297,16 @@ def configuration_request(job: DeployJob, model_name: str) -> dict[str, Any]:
         "InferenceAmiVersion": job.inference_ami_version,
         "RoutingConfig": {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"},  # answers differ a lot in length
     }
-    return {"ProductionVariants": [variant]}
+    request: dict[str, Any] = {"ProductionVariants": [variant]}
+    if job.captured_percent:
+        request["DataCaptureConfig"] = {
+            "EnableCapture": True,
+            "InitialSamplingPercentage": job.captured_percent,
+            "DestinationS3Uri": job.captured_to,
+            "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
+            "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
+        }
+    return request
 
 
 def update_request(job: DeployJob, release: str) -> dict[str, Any]:

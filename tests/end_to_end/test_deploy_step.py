@@ -145,6 +145,7 @@ class Cloud:
             *("--model_package_arn", package, "--model_package_group", GROUP, "--role_arn", self.role),
             *("--endpoint_name", settings.endpoint or endpoint, "--component_name", endpoint),
             *("--base_model_uri", f"s3://{BUCKET}/base-models/base/", "--adapters_uri", f"s3://{BUCKET}/adapters"),
+            *("--captured_to", f"s3://{BUCKET}/captured", "--captured_percent", "0"),
             *("--inference_ami_version", "al2-ami-sagemaker-inference-gpu-3-1", "--max_lora_rank", "64"),
             *settings.flags(),
             *("--output", str(output)),

@@ -86,9 +86,9 @@ def client(deployment: Deployment, service: str) -> Any:
 
 
 def mailbox(deployment: Deployment) -> str:
-    """URL of a queue that gets what the failure topic tells people."""
+    """URL of a queue that gets what people are told."""
     sns, sqs = client(deployment, "sns"), client(deployment, "sqs")
-    (topic,) = [one["TopicArn"] for one in sns.list_topics()["Topics"] if "Failures" in one["TopicArn"]]
+    (topic,) = [one["TopicArn"] for one in sns.list_topics()["Topics"] if "Notifications" in one["TopicArn"]]
     url = str(sqs.create_queue(QueueName="mailbox")["QueueUrl"])
     arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
     sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn, Attributes={"RawMessageDelivery": "true"})
@@ -251,10 +251,10 @@ def test_a_model_made_worse_is_refused_and_the_old_endpoint_goes_on(deployment: 
     queue = mailbox(deployment)
     view = executions.follow(deployment, executions.start(deployment, {"LearningRate": "1.0"}))
     assert view.status == "Failed"
-    assert any(
-        view.arn in message and "The gate refused the tuned model: loss" in message
-        for message in told(deployment, queue)
-    )
+    (message,) = told(deployment, queue)
+    headline, why, run, *_ = message.split("\n")
+    assert headline.startswith('"tiny: the gate refused a model. It is not registered')
+    assert why.startswith('"Why: The gate refused the tuned model: loss') and run == f'"Run: {view.arn}"'
     steps = steps_of(view)
     assert "Register" not in steps and "Deploy" not in steps
     assert steps["QualityGate"] == "Succeeded" and steps["Fail"] == "Failed"
@@ -319,5 +319,6 @@ def test_the_deployed_schedule_starts_the_pipeline_every_week(deployment: Deploy
     values = deployment.sagemaker.list_pipeline_parameters_for_execution(PipelineExecutionArn=arn)["PipelineParameters"]
     given = {value["Name"]: value["Value"] for value in values}
     assert given["DatasetManifest"] == "instruction/dataset.manifest" and given["TuningMode"] == "instruction"
+    assert given["StartedBy"] == "schedule"
     deployment.sagemaker.stop_pipeline_execution(PipelineExecutionArn=arn, ClientRequestToken=uuid.uuid4().hex)
     assert executions.follow(deployment, arn).status == "Stopped"

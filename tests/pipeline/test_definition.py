@@ -105,7 +105,7 @@ def test_what_the_design_lists_can_be_changed_at_run_time(finetune: dict[str, An
     assert names == [
         "DatasetManifest", "TuningMode", "PeftType", "Epoch", "LearningRate", "TrainingInstanceType",
         "TrainingInstanceCount", "MinLossImprovement", "MinRougeLImprovement", "MinChampionImprovement", "MinEndedShare",
-        "MinGeneralLossImprovement", "MinTestRows", "ApprovalStatus",
+        "MinGeneralLossImprovement", "MinTestRows", "ApprovalStatus", "StartedBy",
     ]  # fmt: skip
     text = json.dumps(finetune["Steps"])
     assert [name for name in names if f'"Parameters.{name}"' not in text] == [], "declared and never used"

@@ -111,14 +111,14 @@ def test_no_role_has_a_managed_or_an_all_powerful_policy(resources: dict[str, An
 
 def test_every_role_is_assumed_on_behalf_of_this_account_only(resources: dict[str, Any]) -> None:
     roles = of_type(resources, "AWS::IAM::Role")
-    assert len(roles) == 9
+    assert len(roles) == 11
     for id_, role in roles.items():
         (statement,) = role["AssumeRolePolicyDocument"]["Statement"]
         assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}, id_
 
 
 def test_new_data_of_each_mode_starts_the_pipeline_with_its_manifest(resources: dict[str, Any]) -> None:
-    rules = [rule for id_, rule in of_type(resources, "AWS::Events::Rule").items() if "Data" in id_]
+    rules = [rule for id_, rule in of_type(resources, "AWS::Events::Rule").items() if id_.endswith("Data")]
     assert len(rules) == 3
     for mode, rule in zip(("instruction", "domain", "chat"), rules, strict=True):
         assert rule["EventPattern"]["detail"]["object"]["key"] == [{"wildcard": f"{mode}/*.manifest"}]
@@ -126,6 +126,7 @@ def test_new_data_of_each_mode_starts_the_pipeline_with_its_manifest(resources: 
         assert target["SageMakerPipelineParameters"]["PipelineParameterList"] == [
             {"Name": "DatasetManifest", "Value": "$.detail.object.key"},
             {"Name": "TuningMode", "Value": mode},
+            {"Name": "StartedBy", "Value": "new data"},
         ]
 
 
@@ -146,12 +147,61 @@ def test_an_approval_starts_the_deploy_pipeline_with_its_package_and_nothing_els
 
 def test_people_hear_of_an_endpoint_that_fails_or_is_slow(resources: dict[str, Any]) -> None:
     alarms = [
-        one for one in of_type(resources, "AWS::CloudWatch::Alarm").values() if one["Namespace"] == "AWS/SageMaker"
+        one for one in of_type(resources, "AWS::CloudWatch::Alarm").values() if one.get("Namespace") == "AWS/SageMaker"
     ]
     assert sorted(one["MetricName"] for one in alarms) == ["Invocation5XXErrors", "ModelLatency"]
     for alarm in alarms:
         assert {"Name": "EndpointName", "Value": "mistral-7b"} in alarm["Dimensions"]
-        assert alarm["AlarmActions"] and alarm["TreatMissingData"] == "notBreaching"
+        assert alarm["TreatMissingData"] == "notBreaching"
+
+
+def test_every_alarm_is_told_in_words_and_none_twice(resources: dict[str, Any]) -> None:
+    alarms = {id_: resource for id_, resource in resources.items() if resource["Type"] == "AWS::CloudWatch::Alarm"}
+    assert len(alarms) == 6
+    assert not [id_ for id_, alarm in alarms.items() if "AlarmActions" in alarm["Properties"]]
+    (rule,) = [one for id_, one in of_type(resources, "AWS::Events::Rule").items() if "TellAlarm" in id_]
+    names = json.dumps(rule["EventPattern"]["detail"]["alarmName"])
+    assert [id_ for id_ in alarms if id_.split("/")[1] not in names] == []
+    assert all(alarm["Properties"]["AlarmDescription"] for alarm in alarms.values())
+
+
+def test_a_start_that_fails_is_kept_for_every_rule_and_schedule(resources: dict[str, Any]) -> None:
+    targets = [
+        (id_, target) for id_, rule in of_type(resources, "AWS::Events::Rule").items() for target in rule["Targets"]
+    ] + [(id_, one["Target"]) for id_, one in of_type(resources, "AWS::Scheduler::Schedule").items()]
+    assert len(targets) == 3 + 1 + 1 + 6 + 2  # data, approval, drift, messages, schedules
+    assert [id_ for id_, target in targets if "DeadLetterConfig" not in target] == []
+    queues = of_type(resources, "AWS::SQS::Queue")
+    assert [queue["MessageRetentionPeriod"] for queue in queues.values()] == [14 * 86400] * 2
+
+
+def test_who_starts_a_run_travels_with_every_trigger(resources: dict[str, Any]) -> None:
+    targets = [target for rule in of_type(resources, "AWS::Events::Rule").values() for target in rule["Targets"]] + [
+        one["Target"] for one in of_type(resources, "AWS::Scheduler::Schedule").values()
+    ]
+    given = [
+        {one["Name"]: one["Value"] for one in target["SageMakerPipelineParameters"]["PipelineParameterList"]}
+        for target in targets
+        if "mistral-7b-finetune" in json.dumps(target["Arn"])
+    ]
+    assert sorted(one["StartedBy"] for one in given) == ["drift", *["new data"] * 3, "schedule"]
+    assert all({"DatasetManifest", "TuningMode"} <= one.keys() for one in given)
+
+
+def test_the_dashboard_shows_runs_training_evaluations_endpoint_traffic_and_cost(resources: dict[str, Any]) -> None:
+    (dashboard,) = of_type(resources, "AWS::CloudWatch::Dashboard").values()
+    text = json.dumps(dashboard["DashboardBody"])
+    for shown in (
+        "ExecutionFailed", "train:loss", "train:tokens_per_second", "-Evaluate-", "ModelLatency", "GPUUtilization",
+        "AnswerWords", "UnendedShare", "PromptSimilarity", "EstimatedCharges",
+    ):  # fmt: skip
+        assert shown in text, shown
+
+
+def test_the_budget_is_of_what_carries_this_deployments_tag(resources: dict[str, Any]) -> None:
+    (budget,) = of_type(resources, "AWS::Budgets::Budget").values()
+    assert budget["Budget"]["CostFilters"] == {"TagKeyValue": ["user:application$mistral-7b"]}
+    assert [one["Notification"]["Threshold"] for one in budget["NotificationsWithSubscribers"]] == [80, 100]
 
 
 def test_a_release_may_reject_a_package_and_never_approve_one(resources: dict[str, Any]) -> None:
@@ -168,7 +218,7 @@ def test_a_release_may_reject_a_package_and_never_approve_one(resources: dict[st
 
 def test_the_definition_in_the_template_names_only_resources_that_are_put_in(resources: dict[str, Any]) -> None:
     pipelines = of_type(resources, "AWS::SageMaker::Pipeline")
-    assert len(pipelines) == 3
+    assert len(pipelines) == 4
     for pipeline in pipelines.values():
         body, put_in = pipeline["PipelineDefinition"]["PipelineDefinitionBody"]["Fn::Sub"]
         for name in put_in:
@@ -184,7 +234,7 @@ def test_the_step_code_is_one_zip_that_python_runs(assembly: Path) -> None:
     assert not [name for name in names if name.endswith((".so", ".pyc", ".pyi"))]
     finished = subprocess.run([sys.executable, str(asset), "--help"], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-    for step in ("prepare-data", "fine-tune", "evaluate", "compare", "deploy"):
+    for step in ("prepare-data", "fine-tune", "evaluate", "compare", "monitor", "deploy"):
         assert step in finished.stdout
 
 
