@@ -17,6 +17,7 @@ from cli import (
     demo,
     executions,
     invocation,
+    jumpstart,
     local,
     packages,
     releases,
@@ -103,6 +104,22 @@ def import_model_command(
             deployment, source, name, status.update, token_secret=token_secret, accept_eula=accept_eula
         )
     console.print(f"{name}: {base_models.described(deployment, name)}")
+
+
+jumpstart_app = typer.Typer(help="Models of SageMaker JumpStart (docs/from-jumpstart.md).", no_args_is_help=True)
+app.add_typer(jumpstart_app, name="jumpstart")
+
+
+@jumpstart_app.command("lookup")
+def jumpstart_lookup_command(
+    model_id: Annotated[str, typer.Argument(help="Of JumpStart, such as huggingface-llm-mistral-7b.")],
+    version: Annotated[str | None, typer.Option(help="Such as 2.9.1.", show_default="the newest")] = None,
+    environment: Environment = "dev",
+) -> None:
+    """Keep what JumpStart's hub says of a model in its lock file, from which `backend: jumpstart` is deployed."""
+    lock, became = jumpstart.lookup(Deployment.named(environment), model_id, version)
+    for line in [*jumpstart.described(lock), became]:
+        console.print(escape(line))
 
 
 @app.command("validate-data")

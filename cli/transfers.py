@@ -51,11 +51,11 @@ class Transfer:
     @property
     def tqdm_class(self) -> Any:
         """A progress bar in tqdm's form, for libraries that want one, whose bytes are added here."""
-        from tqdm import tqdm
+        from tqdm import tqdm  # type: ignore[import-untyped]
 
         transfer = self
 
-        class Silent(tqdm):  # type: ignore[type-arg]
+        class Silent(tqdm):  # type: ignore[misc]
             def __init__(self, *args: Any, **options: Any) -> None:
                 options.pop("name", None)
                 super().__init__(*args, **{**options, "disable": True})

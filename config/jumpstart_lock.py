@@ -33,6 +33,16 @@ USED = (
     "TrainingVolumeSize",
 )
 DEFAULT_MAX_RUNTIME_SECONDS = 360_000  # of JumpStart's language models; SageMaker's own default of a day is too short
+# The data's own: PrepareData has acted on the configuration's dataset group, and the training is told what it did.
+OF_THE_DATA = {
+    "instruction_tuned": "dataset.tuning_mode, or the parameter TuningMode",
+    "chat_dataset": "dataset.tuning_mode, or the parameter TuningMode",
+    "add_input_output_demarcation_key": "dataset.add_input_output_demarcation_key",
+    "validation_split_ratio": "dataset.validation_split_ratio",
+    "train_data_split_seed": "dataset.train_data_split_seed",
+    "max_train_samples": "dataset.max_train_samples",
+    "max_val_samples": "dataset.max_val_samples",
+}
 DEFAULT_MAX_INPUT_LENGTH = 1024  # tokens that JumpStart's script takes with max_input_length -1
 
 
@@ -190,6 +200,68 @@ class Lock:
 
     def to_json(self) -> str:
         return json.dumps({"schema_version": SCHEMA_VERSION, **vars(self)}, indent=1, sort_keys=True) + "\n"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a deployment trains with JumpStart: its lock, its instance type, and all hyperparameters as texts."""
+
+    lock: Lock
+    instance_type: str
+    values: dict[str, str]
+
+    @property
+    def max_input_length(self) -> int:
+        """Tokens of a row that JumpStart's script does not cut."""
+        chosen = int(self.values.get("max_input_length", "-1"))
+        return chosen if chosen > 0 else DEFAULT_MAX_INPUT_LENGTH
+
+    def takes_whole_numbers(self, name: str) -> bool:
+        return self.lock.hyperparameters(self.instance_type)[name].type == "int"
+
+    def options(self, name: str) -> list[str]:
+        return list(self.lock.hyperparameters(self.instance_type)[name].options)
+
+    def check(self, changed: Mapping[str, str]) -> None:
+        """Raises LockError if the document refuses hyperparameters that are `changed` at the start of an execution."""
+        self.lock.values(changed, self.instance_type)
+
+
+def training_of(settings: Any) -> Training:
+    """What `settings`, whose backend is JumpStart, train with. Raises LockError with all that does not fit."""
+    group, training = settings.jumpstart, settings.training
+    lock = of(settings)
+    lock.check_eula(group.accept_eula)
+    default = lock.document.get("DefaultTrainingInstanceType")
+    instance_type = (
+        training.instance_type if "instance_type" in training.model_fields_set else default or training.instance_type
+    )
+    lock.check_instance_type(instance_type)
+    elsewhere = [
+        f"jumpstart.hyperparameters.{name}: this is a matter of the data; set {where}"
+        for name, where in OF_THE_DATA.items()
+        if name in group.hyperparameters
+    ]
+    if training.spot:
+        elsewhere.append("training.spot: JumpStart's script is not known to go on from checkpoints; set spot: false")
+    if elsewhere:
+        raise LockError("\n".join(elsewhere))
+    values = lock.values(group.hyperparameters, instance_type)
+    # Nothing is held out, dropped or put between prompt and completion a second time.
+    prepared = {"add_input_output_demarcation_key": "False", "max_train_samples": "-1", "max_val_samples": "-1"}
+    return Training(
+        lock, instance_type, {**values, **{name: text for name, text in prepared.items() if name in values}}
+    )
+
+
+def preparation_flags(settings: Any) -> list[str]:
+    """PrepareData's flags for a training by either backend that no run-time parameter changes."""
+    if settings.backend != "jumpstart":
+        return list(settings.training.preparation_flags())
+    training = settings.training
+    estimate = {"tokens_per_second": training.tokens_per_second, "usd_per_hour": training.usd_per_hour}
+    flags = ["--backend", "jumpstart", "--max_input_length", str(training_of(settings).max_input_length)]
+    return flags + [part for name, value in estimate.items() if value is not None for part in (f"--{name}", str(value))]
 
 
 def path_of(model_id: str, lock: str | None) -> Path:

@@ -35,6 +35,7 @@ from pipeline_steps.data.sources import SourceFile
 from pipeline_steps.text_encoder import TextEncoder
 
 EngineName = Literal["instances", "ray"]
+Backend = Literal["pipeline_steps", "jumpstart"]
 WEIGHTS_ENDING = ".safetensors"
 
 
@@ -72,6 +73,7 @@ class PrepareJob:
     model_package_group: str | None = None
     run_parameters: str = ""
     engine: EngineName = "instances"
+    backend: Backend = "pipeline_steps"
 
 
 def main(arguments: list[str]) -> None:
@@ -107,6 +109,7 @@ def main(arguments: list[str]) -> None:
     add("--model_package_group", help="where a model of the same data and parameters is looked for")
     add("--run_parameters", help="everything else that a trained model depends on, as one text")
     add("--engine", choices=get_args(EngineName), help="instances of this job, or a Ray cluster made of them")
+    add("--backend", choices=get_args(Backend), help="who trains; of JumpStart's memory nothing is known")
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     run(PrepareJob(**given))
 
@@ -183,7 +186,7 @@ def prepare(job: PrepareJob, work: Path, engine: Engine, started: float) -> dict
         limits.refuse_truncation(to_learn, job.max_input_length, job.max_truncated_share)
 
     memory = None
-    if model.folder and (model.folder / "config.json").is_file():
+    if job.backend == "pipeline_steps" and model.folder and (model.folder / "config.json").is_file():
         row_lengths = [length for split in ("train", "validation") for length in lengths.total(written.splits[split])]
         memory = limits.refuse_what_no_gpu_holds(job, model.folder, min(max(row_lengths), job.max_input_length))
     if memory and engine.is_leader:

@@ -5,6 +5,8 @@ REPORT_OUTPUT = "report"
 EVALUATION_OUTPUT = "evaluation"
 DEPLOYMENT_OUTPUT = "deployment"
 COMPARISON_OUTPUT = "comparison"
+MODEL_OUTPUT = "model"
+JUMPSTART_CHANNELS = ("training", "validation")  # of ToJumpStart, named as the channels of JumpStart's training
 
 DATA_CARD_FILE = "data_card.json"
 DATA_CARD_PAGE = "data_card.html"
@@ -39,6 +41,9 @@ WEIGHT_BYTES = "weight_bytes"  # in BASE_MODEL_FILE of a folder that is without 
 TRAINING_SCHEMA_VERSION = 1
 DATA_CARD_SCHEMA_VERSION = 3
 MODEL_CARD_SCHEMA_VERSION = 1
+
+# What JumpStart's training reads and is told (pipeline_steps/to_jumpstart.py).
+JUMPSTART_DATA_FILE = "jumpstart_data.json"
 
 # What a user uploads.
 TEMPLATE_FILE = "template.json"
