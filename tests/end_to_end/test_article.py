@@ -4,14 +4,12 @@ Instruction tuning with a template on summarization rows, domain adaptation on a
 the article's three prompts before and after. JumpStart's image and script are stand-ins here (tests/jumpstart/).
 """
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cli import comparisons, executions, local
+from cli import comparisons, datasets, executions, local
 from cli.aws import REPOSITORY, Deployment
 from config.settings import load
 from local_aws import LocalAws
@@ -50,12 +48,6 @@ def article(aws: LocalAws, aws_root: Path, configuration: Path, tiny_model: Path
     imported = finetune(deployment, "import-model", f"jumpstart://{MODEL_ID}", configuration=str(configuration))
     assert imported.returncode == 0 and "licence: Apache 2.0" in imported.stdout, imported.stdout + imported.stderr
     return deployment
-
-
-def summarization_rows(folder: Path) -> Path:
-    """The article's data has a category, of which it takes the summaries; so do these rows, made from the example's."""
-    shutil.copytree(EXAMPLES / "instruction", folder)
-    return folder
 
 
 def evaluated(deployment: Deployment, view: executions.ExecutionView, folder: Path) -> evaluation.Evaluation:
@@ -109,7 +101,6 @@ def test_domain_adaptation_with_an_adapter_changes_the_answers_to_the_articles_p
         "Epoch": "3",
         "PeftType": "lora",
     }
-    from cli import datasets
 
     assert before
     datasets.upload(
@@ -139,44 +130,33 @@ def test_domain_adaptation_with_an_adapter_changes_the_answers_to_the_articles_p
     assert uri.endswith("/") and {"adapter/adapter_config.json", "model.safetensors", "training.json"} <= set(keys)
 
 
-def test_values_that_the_document_refuses_start_nothing(article: Deployment) -> None:
-    before = executions.newest(article)
-    for parameters, said in (
-        ({"Epoch": "1001"}, "hyperparameter epoch is '1001', allowed: a whole number from 1 to 1000"),
-        ({"Epoch": "1.5"}, "hyperparameter epoch is '1.5'"),
-        ({"PeftType": "qlora"}, "hyperparameter peft_type is 'qlora', allowed: lora, None"),
-        ({"TrainingInstanceType": "ml.m5.large"}, "is not trained on 'ml.m5.large'"),
-    ):
-        started = finetune(article, "start", *(f"-p{name}={value}" for name, value in parameters.items()),
-                           configuration=str(CONFIGURATION))  # fmt: skip
-        assert started.returncode == 1
-        del said
-    assert executions.newest(article) == before
+@pytest.fixture(scope="module")
+def ours(article: Deployment, configuration: Path, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    """The same deployment with `backend: pipeline_steps`, and the article's values where our own training has them."""
+    folder = tmp_path_factory.mktemp("ours")
+    text = configuration.read_text(encoding="utf-8").replace("backend: jumpstart", "backend: pipeline_steps")
+    values = "training:\n  per_device_train_batch_size: 2\n  gradient_accumulation_steps: 2\n  learning_rate: 2.0e-3\n"
+    (folder / "own.yaml").write_text(text + values, encoding="utf-8")
+    settings = load(str(folder / "own.yaml"))
+    local.deploy(settings, str(article.endpoint_url), folder / "cdk.log", str(folder / "own.yaml"))
+    return Deployment(settings, article.endpoint_url)
 
 
 @pytest.mark.parametrize(("mode", "epochs"), [("instruction", "1"), ("domain", "3")])
-def test_our_own_training_takes_the_same_values_after_one_changed_line(
-    article: Deployment, configuration: Path, tmp_path: Path, mode: str, epochs: str
-) -> None:
-    own = tmp_path / "own.yaml"
-    text = configuration.read_text(encoding="utf-8").replace("backend: jumpstart", "backend: pipeline_steps")
-    values = "training:\n  per_device_train_batch_size: 2\n  gradient_accumulation_steps: 2\n  learning_rate: 2.0e-3\n"
-    own.write_text(text + values, encoding="utf-8")
-    local.deploy(load(str(own)), str(article.endpoint_url), tmp_path / "cdk.log", str(own))
+def test_our_own_training_takes_the_same_examples(ours: Deployment, tmp_path: Path, mode: str, epochs: str) -> None:
     parameters = {"DatasetManifest": f"{mode}/dataset.manifest", "TuningMode": mode, "Epoch": epochs}
-    view = executions.follow(
-        Deployment(load(str(own)), article.endpoint_url),
-        executions.start(Deployment(load(str(own)), article.endpoint_url), parameters),
-    )
+    view = executions.follow(ours, executions.start(ours, parameters))
     assert view.status == "Succeeded", view.reason
-    assert "ToJumpStart" not in steps_of(view)
-    found = evaluated(article, view, tmp_path)
+    assert "FineTune" in steps_of(view) and "ToJumpStart" not in steps_of(view)
+    found = evaluated(ours, view, tmp_path)
     assert found.metrics["loss"].values["tuned"].value < found.metrics["loss"].values["base"].value
-    if mode == "domain":
-        prompts = tmp_path / "prompts.txt"
-        prompts.write_text("\n".join(PROMPTS), encoding="utf-8")
-        sampling = Sampling(max_new_tokens=8, temperature=0.2)
-        compared = comparisons.compare(article, prompts, view.arn, sampling, tmp_path / "out")
-        assert [pair.prompt for pair in compared.pairs] == PROMPTS
-        assert all(pair.base.text != pair.tuned.text for pair in compared.pairs)
-        assert json.loads((tmp_path / "out" / files.COMPARISON_FILE).read_text(encoding="utf-8"))
+    assert "champion" not in found.models, "none of JumpStart's models was approved"
+
+
+def test_the_articles_prompts_are_answered_before_and_after(ours: Deployment, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(PROMPTS), encoding="utf-8")
+    sampling = Sampling(max_new_tokens=8, temperature=0.2)
+    compared = comparisons.compare(ours, prompts, None, sampling, tmp_path / "out")
+    assert [pair.prompt for pair in compared.pairs] == PROMPTS
+    assert all(pair.base.text != pair.tuned.text for pair in compared.pairs)
