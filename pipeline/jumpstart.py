@@ -20,8 +20,7 @@ from pipeline.sdk import CACHE_FOR_30_DAYS, Request, RequestStep
 from pipeline_steps.contract import files
 
 MODES = PropertyFile(name="JumpStartData", output_name=files.REPORT_OUTPUT, path=files.JUMPSTART_DATA_FILE)
-# Where the job finds what FromJumpStart gives it, among the inputs of its container.
-JUMPSTART_OUTPUT = "tuned"
+TUNED_INPUT = "tuned"  # FromJumpStart's folder with what the training left
 
 
 def tune(settings: Settings, parameters: Parameters, prepared: RequestStep) -> Tuned:
@@ -41,13 +40,13 @@ def to_jumpstart(settings: Settings, parameters: Parameters, prepared: RequestSt
         role="${PrepareRole}",
         instance_type=settings.processing.prepare_instance_type,
         arguments=["to-jumpstart"],
-        inputs={split: data_card_value(f"uris.{split}") for split in ("train", "validation")},
-        outputs=[files.REPORT_OUTPUT, *files.JUMPSTART_CHANNELS],
+        inputs={split: data_card_value(f"uris.{split}") for split in files.JUMPSTART_OUTPUTS},
+        outputs=[files.REPORT_OUTPUT, *files.JUMPSTART_OUTPUTS.values()],
         isolated=True,
         image_uri=settings.images.prepare_image_uri,
     )
     for output in request["ProcessingOutputConfig"]["Outputs"]:
-        if output["OutputName"] in files.JUMPSTART_CHANNELS:
+        if output["OutputName"] != files.REPORT_OUTPUT:
             output["S3Output"]["S3Uri"] = data_uri(output["OutputName"])
     return RequestStep(
         "ToJumpStart",
@@ -90,8 +89,8 @@ def fine_tune(settings: Settings, parameters: Parameters, training: Training, da
         },
         "HyperParameters": hyperparameters,
         "InputDataConfig": [
-            channel("training", data_uri("training")),
-            channel("validation", data_uri("validation")),
+            channel("training", data_uri(files.JUMPSTART_OUTPUTS["train"])),
+            channel("validation", data_uri(files.JUMPSTART_OUTPUTS["validation"])),
             weights,
             channel("code", lock.script_uri, ContentType="application/x-code"),
         ],
@@ -124,7 +123,7 @@ def from_jumpstart(settings: Settings, tuned: RequestStep) -> RequestStep:
             "train": data_card_value("uris.train"),
             "validation": data_card_value("uris.validation"),
             "base": definition.base_model_uri(settings),
-            JUMPSTART_OUTPUT: definition.tuned_model_uri(tuned),
+            TUNED_INPUT: definition.tuned_model_uri(tuned),
         },
         outputs=[files.MODEL_OUTPUT],
     )
@@ -139,6 +138,4 @@ def from_jumpstart(settings: Settings, tuned: RequestStep) -> RequestStep:
 
 def data_uri(name: str) -> Join:
     """Addressed by the dataset's content, so that the step cache knows a training on the same data."""
-    return Join(
-        on="/", values=["s3://${ArtifactBucket}/datasets", data_card_value("dataset_digest"), "jumpstart", f"{name}/"]
-    )
+    return Join(on="/", values=["s3://${ArtifactBucket}/datasets", data_card_value("dataset_digest"), f"{name}/"])

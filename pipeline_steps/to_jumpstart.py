@@ -1,9 +1,9 @@
 """ToJumpStart: a prepared dataset -> the folders that JumpStart's training reads, with the same texts in them.
 
 in    train/, validation/ (a dataset's splits)
-out   training/    train.jsonl and template.json (instruction and chat), or train.txt (domain)
-      validation/  validation.jsonl or validation.txt
-      report/      jumpstart_data.json: the hyperparameters that say which of these it is, written last
+out   jumpstart-training/    train.jsonl and template.json (instruction and chat), or train.txt (domain)
+      jumpstart-validation/  validation.jsonl or validation.txt
+      report/                jumpstart_data.json: the hyperparameters that say which of these it is, written last
 
 A row is one answer: prompt and completion as PrepareData rendered them, so the template only puts them behind each other.
 A dialog is as many rows as it has answers, each with all that came before as its prompt.
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
 def run(inputs: Path, output: Path) -> None:
     """Write both channels and the report below `output`."""
     modes = set()
-    for split, channel in zip(("train", "validation"), files.JUMPSTART_CHANNELS, strict=True):
+    for split, channel in files.JUMPSTART_OUTPUTS.items():
         info = dataset.read_info(inputs / split, split)
         modes.add(info.tuning_mode)
         folder = output / channel
@@ -45,7 +45,7 @@ def run(inputs: Path, output: Path) -> None:
         print(f"{channel}: {rows} rows of the {split} split", flush=True)
     (mode,) = modes
     if mode != "domain":
-        template = output / "training" / files.TEMPLATE_FILE
+        template = output / files.JUMPSTART_OUTPUTS["train"] / files.TEMPLATE_FILE
         template.write_text(json.dumps(TEMPLATE) + "\n", encoding="utf-8")
     told = {"schema_version": SCHEMA_VERSION, "instruction_tuned": str(mode != "domain"), "chat_dataset": "False"}
     json_files.write(output / files.REPORT_OUTPUT / files.JUMPSTART_DATA_FILE, told)

@@ -6,7 +6,8 @@ EVALUATION_OUTPUT = "evaluation"
 DEPLOYMENT_OUTPUT = "deployment"
 COMPARISON_OUTPUT = "comparison"
 MODEL_OUTPUT = "model"
-JUMPSTART_CHANNELS = ("training", "validation")  # of ToJumpStart, named as the channels of JumpStart's training
+# ToJumpStart's: dataset split -> output; a channel of JumpStart's training is named as its output is after the hyphen.
+JUMPSTART_OUTPUTS = {"train": "jumpstart-training", "validation": "jumpstart-validation"}
 
 DATA_CARD_FILE = "data_card.json"
 DATA_CARD_PAGE = "data_card.html"

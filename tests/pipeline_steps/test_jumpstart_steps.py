@@ -40,7 +40,11 @@ def train(data: Path, base_model: Path, work: Path, **changed: str) -> dict[str,
     with tarfile.open(work / "model" / "base.tar.gz", "w:gz") as archive:
         for file in base_model.iterdir():
             archive.add(file, file.name)
-    channels = {"TRAINING": data / "training", "VALIDATION": data / "validation", "MODEL": work / "model"}
+    channels = {
+        "TRAINING": data / "jumpstart-training",
+        "VALIDATION": data / "jumpstart-validation",
+        "MODEL": work / "model",
+    }
     environment = {
         **os.environ,
         "SM_MODEL_DIR": str(work / "tuned"),
@@ -106,13 +110,13 @@ def test_a_model_that_jumpstart_trained_is_evaluated_like_ours(
 
 def test_rows_are_what_our_own_training_reads(splits: Path, tmp_path: Path) -> None:
     to_jumpstart.run(splits, tmp_path)
-    template = json.loads((tmp_path / "training" / "template.json").read_text(encoding="utf-8"))
-    lines = (tmp_path / "training" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    template = json.loads((tmp_path / "jumpstart-training" / "template.json").read_text(encoding="utf-8"))
+    lines = (tmp_path / "jumpstart-training" / "train.jsonl").read_text(encoding="utf-8").splitlines()
     texts = [(template["prompt"].format(**row), template["completion"].format(**row)) for row in map(json.loads, lines)]
     _, ours = dataset.read_split(splits / "train", "train")
     assert texts == [(row.prompt, row.completion) for row in ours]
-    assert not (tmp_path / "validation" / "template.json").exists()
-    assert len((tmp_path / "validation" / "validation.jsonl").read_text(encoding="utf-8").splitlines()) == 8
+    assert not (tmp_path / "jumpstart-validation" / "template.json").exists()
+    assert len((tmp_path / "jumpstart-validation" / "validation.jsonl").read_text(encoding="utf-8").splitlines()) == 8
     told = json_files.read(tmp_path / "report" / files.JUMPSTART_DATA_FILE, 1)
     assert (told["instruction_tuned"], told["chat_dataset"]) == ("True", "False")
 
@@ -127,7 +131,7 @@ def prepared(folder: Path, mode: Any, rows: list[Example]) -> Path:
 def test_of_a_dialog_every_answer_is_a_row_with_all_that_came_before(tmp_path: Path) -> None:
     dialog = Example("[INST] c [/INST]", " d", ends=True, history=(("[INST] a [/INST]", " b{x}"),))
     to_jumpstart.run(prepared(tmp_path / "in", "chat", [dialog]), tmp_path / "out")
-    lines = (tmp_path / "out" / "training" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (tmp_path / "out" / "jumpstart-training" / "train.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [
         {"prompt": "[INST] a [/INST]", "completion": " b{x}"},
         {"prompt": "[INST] a [/INST] b{x}[INST] c [/INST]", "completion": " d"},
@@ -138,8 +142,8 @@ def test_a_text_is_one_file_a_channel_with_nothing_of_it_lost(base_model: Path, 
     pieces = ["We serve consumers through stores.", "Net sales were 1.2 billion.\n", "Our vision is clear."]
     splits = prepared(tmp_path / "in", "domain", [Example("", piece, ends=False) for piece in pieces])
     to_jumpstart.run(splits, tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out" / "training").iterdir()] == ["train.txt"]
-    text = (tmp_path / "out" / "training" / "train.txt").read_text(encoding="utf-8")
+    assert [path.name for path in (tmp_path / "out" / "jumpstart-training").iterdir()] == ["train.txt"]
+    text = (tmp_path / "out" / "jumpstart-training" / "train.txt").read_text(encoding="utf-8")
     assert text.split("\n\n") == [*(piece.rstrip("\n") for piece in pieces), ""]
     told = json_files.read(tmp_path / "out" / "report" / files.JUMPSTART_DATA_FILE, 1)
     assert told["instruction_tuned"] == "False"
