@@ -7,6 +7,7 @@ from pathlib import Path
 
 import aws_cdk as cdk
 
+from config.jumpstart_lock import LockError
 from config.settings import Settings, SettingsError, load
 from stacks.components.step_code import build_zip
 from stacks.operations import OperationsStack
@@ -65,7 +66,10 @@ def main() -> None:
         settings = load(app.node.get_context("environment"))
     except SettingsError as error:
         raise SystemExit(f"error: {error}") from None
-    build(app, settings)
+    try:
+        build(app, settings)
+    except LockError as error:
+        raise SystemExit(f"error: {error}") from None
     app.synth()
 
 

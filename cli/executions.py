@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cli import jumpstart
 from cli.aws import Deployment
 from cli.console import CommandError, console
 from pipeline_steps.contract.progress import Progress, parse
@@ -61,6 +62,8 @@ def start(
     deployment: Deployment, parameters: dict[str, str], pipeline: str | None = None, description: str = ""
 ) -> str:
     """Start `pipeline` (`<name>-finetune`) with `parameters` over its defaults; returns the execution's ARN."""
+    if pipeline is None:
+        jumpstart.check_parameters(deployment.settings, parameters)
     try:
         answer = deployment.sagemaker.start_pipeline_execution(
             PipelineName=pipeline or deployment.settings.finetune_pipeline_name,

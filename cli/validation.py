@@ -12,6 +12,7 @@ from rich.table import Table
 from cli import base_models
 from cli.aws import REPOSITORY, STEPS_PYTHON, Deployment
 from cli.console import CommandError, console
+from config import jumpstart_lock
 from config.settings import load
 from pipeline_steps.contract import files
 
@@ -36,17 +37,28 @@ def validate(environment: str, folder: Path, tuning_mode: str, tokenizer: Path |
             tokenizer = base_models.tokenizer_folder(settings, lambda: Deployment.named(environment))
         except (CommandError, ClientError, BotoCoreError) as error:
             why_no_tokenizer = str(error).replace("\n", "; ")
+    try:
+        flags = jumpstart_lock.preparation_flags(settings)
+        if settings.backend == "jumpstart":
+            chosen = jumpstart_lock.training_of(settings)
+            instance_type, max_tokens, peft_type = chosen.instance_type, chosen.max_input_length, "lora"
+            epoch = chosen.values.get("epoch", "1")
+        else:
+            instance_type, max_tokens, peft_type = training.instance_type, training.max_input_length, training.peft_type
+            epoch = str(training.epoch)
+    except jumpstart_lock.LockError as error:
+        raise CommandError(str(error)) from None
     command = [
         str(STEPS_PYTHON), "-m", "pipeline_steps", "prepare-data",
         "--raw", str(folder.resolve()),
         "--output", str(report.resolve()),
         "--tuning_mode", tuning_mode,
         *settings.dataset.flags(),
-        *training.preparation_flags(),
-        "--instance_type", training.instance_type,
+        *flags,
+        "--instance_type", instance_type,
         "--instance_count", str(training.instance_count),
-        "--peft_type", training.peft_type,
-        "--epoch", str(training.epoch),
+        "--peft_type", peft_type,
+        "--epoch", epoch,
         *(["--tokenizer", str(tokenizer.resolve())] if tokenizer else []),
     ]  # fmt: skip
     finished = subprocess.run(command, cwd=REPOSITORY, check=False)
@@ -70,7 +82,7 @@ def validate(environment: str, folder: Path, tuning_mode: str, tokenizer: Path |
     else:
         console.print(
             "[yellow]the data is accepted as far as it could be checked[/]; the pipeline would still refuse it if more "
-            f"than {settings.dataset.max_truncated_share:.1%} of the rows are longer than {training.max_input_length} "
+            f"than {settings.dataset.max_truncated_share:.1%} of the rows are longer than {max_tokens} "
             "tokens (exit code 3)"
         )
     return is_complete

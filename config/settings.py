@@ -18,6 +18,7 @@ PersonalDataPolicy = Literal["report", "redact", "fail"]
 PrepareEngine = Literal["instances", "ray"]
 PeftType = Literal["lora", "None"]
 Switch = Literal["auto", "True", "False"]
+Backend = Literal["pipeline_steps", "jumpstart"]
 ApprovalStatus = Literal["Approved", "PendingManualApproval"]
 ReleaseShape = Literal["variant", "inference_components"]
 Serve = Literal["merged", "adapter"]
@@ -25,6 +26,11 @@ Overlap = Literal["wait", "refuse"]
 AlarmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,254}$")]
 
 
+# Settings of TrainingSettings that are not FineTune's hyperparameters: whoever trains, they hold.
+OF_ANY_TRAINING = {
+    "instance_type", "instance_count", "spot", "max_wait_hours", "keep_alive_minutes", "max_runtime_hours", "volume_gb",
+    "tokens_per_second", "usd_per_hour",
+}  # fmt: skip
 ALARM_PERIOD_SECONDS = 60  # AWS publishes an endpoint's metrics once a minute
 
 
@@ -471,6 +477,22 @@ class OperationsSettings(Group):
     )
 
 
+class JumpStartSettings(Group):
+    """The model that JumpStart trains, with `backend: jumpstart`; docs/from-jumpstart.md explains it."""
+
+    model_id: Annotated[str, Field(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}$")] = Field(
+        description="of JumpStart, such as huggingface-llm-mistral-7b"
+    )
+    lock: str | None = Field(
+        default=None,
+        description="file that `finetune jumpstart lookup` writes and a synth reads; default: config/jumpstart/<model_id>.json",
+    )
+    accept_eula: bool = Field(default=False, description="of a model that has an end-user licence agreement, once read")
+    hyperparameters: dict[str, str | int | float | bool] = Field(
+        default={}, description="instead of JumpStart's defaults, by JumpStart's names"
+    )
+
+
 class Settings(Group):
     """One deployment of the whole product into one account and region."""
 
@@ -480,8 +502,12 @@ class Settings(Group):
     )
     region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")] = "us-east-1"
     keep_data: bool = Field(default=True, description="buckets and models outlive a deleted stack")
+    backend: Backend = Field(
+        default="pipeline_steps", description="who trains: FineTune's own code, or JumpStart's image and script"
+    )
     images: Images = Images()
     base_model: BaseModelSettings
+    jumpstart: JumpStartSettings | None = None
     dataset: DatasetSettings = DatasetSettings()
     training: TrainingSettings = TrainingSettings()
     processing: ProcessingSettings = ProcessingSettings()
@@ -532,7 +558,32 @@ class Settings(Group):
         return self
 
     @model_validator(mode="after")
+    def the_backend_has_its_settings(self) -> "Settings":
+        if self.backend != "jumpstart":
+            return self
+        if self.jumpstart is None:
+            raise ValueError(
+                "backend is 'jumpstart' but the group jumpstart is missing; add it with a model_id such as "
+                "huggingface-llm-mistral-7b"
+            )
+        unused = sorted(self.training.model_fields_set - OF_ANY_TRAINING)
+        if unused:
+            raise ValueError(
+                f"training.{', training.'.join(unused)}: with backend 'jumpstart' these are hyperparameters of JumpStart's "
+                "script; set them, by JumpStart's names, below jumpstart.hyperparameters"
+            )
+        return self
+
+    @model_validator(mode="after")
     def an_adapter_can_be_served(self) -> "Settings":
+        if self.backend == "jumpstart":
+            chosen = self.jumpstart.hyperparameters.get("peft_type") if self.jumpstart else None
+            if self.release.serve == "adapter" and chosen != "lora":
+                raise ValueError(
+                    f"release.serve is 'adapter' but jumpstart.hyperparameters.peft_type is {chosen!r}; set it to lora, or "
+                    "serve: merged"
+                )
+            return self
         if self.release.serve == "adapter" and (self.training.peft_type != "lora" or self.training.lora_r > 512):
             raise ValueError(
                 f"release.serve is 'adapter' but training.peft_type is {self.training.peft_type!r} with lora_r {self.training.lora_r}; "

@@ -55,12 +55,17 @@ class ContainerSpec:
     visible: Sequence[Path] = field(default_factory=tuple)  # files that the command needs, even if they lie under /tmp
 
 
+def repository_of(image: str) -> str:
+    """An image's repository name: the last part of its URI, without tag or digest."""
+    return image.rsplit("/", 1)[-1].split("@")[0].split(":")[0]
+
+
 def image_folder(image: str, images: Mapping[str, Path]) -> Path:
     """The folder that plays a container image, by the image's repository name (the last path part, without tag or digest).
 
     Raises ContainerError naming the image and the known ones.
     """
-    repository = image.rsplit("/", 1)[-1].split("@")[0].split(":")[0]
+    repository = repository_of(image)
     if repository not in images:
         known = ", ".join(sorted(images)) or "none"
         raise ContainerError(

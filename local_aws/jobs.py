@@ -25,6 +25,7 @@ from local_aws.containers import (
     LogStream,
     PeerNetwork,
     image_folder,
+    repository_of,
     stop_together,
 )
 from local_aws.object_store import ObjectStore, ObjectStoreError
@@ -48,6 +49,9 @@ SHUTDOWN_GRACE_SECONDS = 2.0
 END_SECONDS = 10.0  # from the end of a job's programs to the end of the job, at the end of the server
 SYNC_SECONDS = 1.0  # how often checkpoints and continuous outputs are looked at
 LONGEST_REASON = 1024  # characters of FailureReason and ExitMessage
+PACKAGE = Path(__file__).parent
+# What an image's own entrypoint does when SageMaker starts it with `train`. Any other image brings a program `train`.
+TRAINING_MODULES = {"huggingface-pytorch-training": "local_aws.training_toolkit"}
 MOST_HOSTS = 8  # of a job: its hosts share this machine
 
 SECONDARY_STATUS_MESSAGES = {
@@ -454,6 +458,9 @@ class Jobs:
 
         self._set_secondary_status(job, "Training")
         metrics = _Metrics(algorithm.get("MetricDefinitions", []))
+        # What an image's own entrypoint is; a request that names another does not need it.
+        own = "ContainerEntrypoint" not in algorithm
+        module = TRAINING_MODULES.get(repository_of(algorithm["TrainingImage"])) if own else None
         if "TrainingStartTime" not in record:
             self._set(job, "TrainingStartTime", now())
         try:
@@ -462,10 +469,15 @@ class Jobs:
                     job,
                     image=algorithm["TrainingImage"],
                     command=[
-                        *algorithm.get("ContainerEntrypoint", ["train"]),
+                        *algorithm.get("ContainerEntrypoint", ["python3", "-m", module] if module else ["train"]),
                         *algorithm.get("ContainerArguments", []),
                     ],
-                    environment={"TRAINING_JOB_NAME": job.name, "TRAINING_JOB_ARN": job.arn},
+                    environment={
+                        "TRAINING_JOB_NAME": job.name,
+                        "TRAINING_JOB_ARN": job.arn,
+                        **({"PYTHONPATH": str(PACKAGE.parent)} if module else {}),
+                    },
+                    visible=[PACKAGE] if module else [],
                     isolated=record.get("EnableNetworkIsolation", False),
                     lines_hook=metrics,
                 )
@@ -519,6 +531,7 @@ class Jobs:
         environment: dict[str, str],
         isolated: bool,
         lines_hook: Any,
+        visible: Sequence[Path] = (),
     ) -> ProgramFailure | None:
         """Run the job's program on every host to its end; returns the failure, if there was one."""
         settings = self._service.settings
@@ -554,6 +567,7 @@ class Jobs:
                 isolated=isolated,
                 network=network,
                 on_lines=on_lines,
+                visible=visible,
             )
 
         # Network isolation lets the hosts of a training job reach each other, and those of a processing job not even that.

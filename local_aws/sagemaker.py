@@ -14,6 +14,7 @@ from moto.sagemaker.responses import SageMakerResponse
 from local_aws import alarms, autoscaling, metrics
 from local_aws.data_capture import DataCapture
 from local_aws.endpoints import Endpoints
+from local_aws.hubs import Hubs
 from local_aws.inference_components import InferenceComponents
 from local_aws.jobs import Jobs
 from local_aws.object_store import ObjectStore
@@ -43,7 +44,7 @@ class SageMaker:
         self.endpoints = Endpoints(self.service, store, registry)
         self.pipelines = Pipelines(self.service, store, self.jobs)
         self.components = InferenceComponents(self.service, store, registry, self.endpoints)
-        rooms = (registry, self.jobs, self.endpoints, self.components, self.pipelines)
+        rooms = (registry, self.jobs, self.endpoints, self.components, self.pipelines, Hubs(self.service))
         self.operations: dict[str, Callable[[Request], Response]] = {
             operation: getattr(room, botocore.xform_name(operation))
             for operation in service_model().operation_names

@@ -1,6 +1,7 @@
 """The pipelines: one function a step, named as the step.
 
 <name>-finetune   PrepareData -> NewTraining { FineTune -> Evaluate -> QualityGate { Register -> AutoDeploy { Deploy } } else Fail }
+                  with backend jumpstart ToJumpStart -> FineTune -> FromJumpStart (jumpstart.py) in FineTune's place
 <name>-deploy     Deploy alone, given a model package
 <name>-compare    Compare alone, given a tuned model and prompts
 
@@ -8,6 +9,7 @@ Names in ${...} are deployed resources; the stack puts them in (RESOURCES lists 
 """
 
 import hashlib
+import json
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias, get_args
 
@@ -21,6 +23,7 @@ from sagemaker.mlops.workflow.condition_step import ConditionStep
 from sagemaker.mlops.workflow.fail_step import FailStep
 from sagemaker.mlops.workflow.steps import StepTypeEnum
 
+from config import jumpstart_lock
 from config.settings import ApprovalStatus, PeftType, Settings, TrainingSettings, TuningMode
 from pipeline import gates
 from pipeline.sdk import (
@@ -79,8 +82,8 @@ class Parameters:
 
     dataset_manifest: ParameterString
     tuning_mode: ParameterString
-    peft_type: ParameterString
-    epoch: ParameterFloat
+    peft_type: ParameterString | None
+    epoch: ParameterFloat | ParameterInteger
     learning_rate: ParameterFloat
     training_instance_type: ParameterString
     training_instance_count: ParameterInteger
@@ -98,15 +101,25 @@ class Parameters:
     @classmethod
     def from_settings(cls, settings: Settings) -> "Parameters":
         training, gate = settings.training, settings.gate
+        peft_type, epoch, learning_rate, instance_type = (
+            jumpstart_parameters(settings)
+            if settings.backend == "jumpstart"
+            else (
+                ParameterString("PeftType", default_value=training.peft_type, enum_values=list(get_args(PeftType))),
+                ParameterFloat("Epoch", default_value=training.epoch),
+                ParameterFloat("LearningRate", default_value=training.learning_rate),
+                ParameterString("TrainingInstanceType", default_value=training.instance_type),
+            )
+        )
         return cls(
             ParameterString("DatasetManifest", default_value=settings.dataset.default_manifest),
             ParameterString(
                 "TuningMode", default_value=settings.dataset.tuning_mode, enum_values=list(get_args(TuningMode))
             ),
-            ParameterString("PeftType", default_value=training.peft_type, enum_values=list(get_args(PeftType))),
-            ParameterFloat("Epoch", default_value=training.epoch),
-            ParameterFloat("LearningRate", default_value=training.learning_rate),
-            ParameterString("TrainingInstanceType", default_value=training.instance_type),
+            peft_type,
+            epoch,
+            learning_rate,
+            instance_type,
             ParameterInteger("TrainingInstanceCount", default_value=training.instance_count),
             ParameterFloat("MinLossImprovement", default_value=gate.min_loss_improvement),
             ParameterFloat("MinRougeLImprovement", default_value=gate.min_rouge_l_improvement),
@@ -131,12 +144,50 @@ class Parameters:
         return [parameter for parameter in vars(self).values() if parameter is not None]
 
 
+def jumpstart_parameters(settings: Settings) -> tuple[Any, ...]:
+    """PeftType (None where the model has none), Epoch, LearningRate and TrainingInstanceType as the lock file has them.
+
+    An instance type for which the hub document says something else, another image perhaps, is not offered.
+    """
+    training = jumpstart_lock.training_of(settings)
+    values, whole = training.values, training.takes_whole_numbers("epoch")
+    return (
+        ParameterString("PeftType", default_value=values["peft_type"], enum_values=training.options("peft_type"))
+        if "peft_type" in values
+        else None,
+        ParameterInteger("Epoch", default_value=int(values["epoch"]))
+        if whole
+        else ParameterFloat("Epoch", default_value=float(values["epoch"])),
+        ParameterFloat("LearningRate", default_value=float(values["learning_rate"])),
+        ParameterString(
+            "TrainingInstanceType",
+            default_value=training.instance_type,
+            enum_values=training.lock.instance_types_like(training.instance_type),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A tuned model: the steps that make it, in order, the folder with it in S3, and its training job."""
+
+    steps: list[RequestStep]
+    model_uri: Value
+    training_job: Value
+
+
 def finetune_definition(settings: Settings) -> str:
     """JSON of `<name>-finetune`: from raw data to a served model, or to a refusal with its reasons."""
     parameters = Parameters.from_settings(settings)
 
     prepared = prepare_data(settings, parameters)
-    tuned = fine_tune(settings, parameters, prepared)
+    if settings.backend == "jumpstart":
+        from pipeline import jumpstart  # it is made of this module's parts
+
+        tuned = jumpstart.tune(settings, parameters, prepared)
+    else:
+        training = fine_tune(settings, parameters, prepared)
+        tuned = Tuned([training], tuned_model_uri(training), training.properties.TrainingJobName)
     evaluated = evaluate(settings, parameters, prepared, tuned)
     registered = register(settings, parameters, prepared, tuned, evaluated)
     auto_deploy = ConditionStep(
@@ -156,7 +207,7 @@ def finetune_definition(settings: Settings) -> str:
     new_training = ConditionStep(
         "NewTraining",
         conditions=[ConditionEquals(left=data_card_value("already_trained"), right=False)],
-        if_steps=[tuned, evaluated, quality_gate],
+        if_steps=[*tuned.steps, evaluated, quality_gate],
         else_steps=[],
     )
 
@@ -196,7 +247,6 @@ def prepare_data(settings: Settings, parameters: Parameters) -> RequestStep:
     Not cached: the manifest's URI says nothing about the bytes behind it. The dataset it publishes is addressed by
     content, which makes the cache of the later steps right (docs/decisions/0002-content-addressed-datasets.md).
     """
-    training = settings.training
     manifest = Join(on="/", values=["s3:/", "${RawBucket}", parameters.dataset_manifest])
     on_ray = settings.processing.prepare_engine == "ray"  # its tasks read from S3: no disk holds all raw files
     request = processing_request(
@@ -208,11 +258,11 @@ def prepare_data(settings: Settings, parameters: Parameters) -> RequestStep:
             "prepare-data",
             "--tuning_mode", parameters.tuning_mode,
             *settings.dataset.flags(),
-            *training.preparation_flags(),
+            *jumpstart_lock.preparation_flags(settings),
             "--base_model_uri", base_model_uri(settings),
             "--instance_type", parameters.training_instance_type,
             "--instance_count", parameters.training_instance_count.to_string(),
-            "--peft_type", parameters.peft_type,
+            *(["--peft_type", parameters.peft_type] if parameters.peft_type else []),
             "--epoch", parameters.epoch.to_string(),
             "--publish_to", "s3://${ArtifactBucket}/datasets",
             "--model_package_group", settings.model_package_group_name,
@@ -244,6 +294,9 @@ def run_parameters(settings: Settings, parameters: Parameters) -> Join:
     of_the_watching = {"logging_steps", "mlflow_tracking_uri"}
     of_the_estimate = {"tokens_per_second", "usd_per_hour"}
     training = settings.training.model_dump_json(exclude=of_the_machines | of_the_watching | of_the_estimate)
+    if settings.backend == "jumpstart":
+        chosen = jumpstart_lock.training_of(settings)
+        training += chosen.lock.digest + json.dumps(chosen.values, sort_keys=True)
     return Join(
         on=",",
         values=[
@@ -251,7 +304,7 @@ def run_parameters(settings: Settings, parameters: Parameters) -> Join:
             hashlib.sha256(training.encode()).hexdigest()[:16],
             parameters.epoch,
             parameters.learning_rate,
-            parameters.peft_type,
+            *([parameters.peft_type] if parameters.peft_type else []),
             parameters.training_instance_type,
             parameters.training_instance_count,
         ],
@@ -261,14 +314,7 @@ def run_parameters(settings: Settings, parameters: Parameters) -> Join:
 def fine_tune(settings: Settings, parameters: Parameters, prepared: RequestStep) -> RequestStep:
     """Training split + base model -> adapter and merged model, with the prompt template beside the weights."""
     training = settings.training
-    channels = {
-        "code": CODE_URI,
-        "train": data_card_value("uris.train"),
-        "validation": data_card_value("uris.validation"),
-        "model": base_model_uri(settings),
-    }
-    request: Request = {
-        "RoleArn": "${TrainRole}",
+    request: Request = training_request(settings, parameters) | {
         "AlgorithmSpecification": {
             "TrainingImage": training_image(settings.images, settings.region, training.instance_type),
             "TrainingInputMode": "File",
@@ -282,36 +328,13 @@ def fine_tune(settings: Settings, parameters: Parameters, prepared: RequestStep)
             "peft_type": parameters.peft_type,
         },
         "InputDataConfig": [
-            {
-                "ChannelName": name,
-                "DataSource": {
-                    "S3DataSource": {
-                        "S3DataType": "S3Prefix",
-                        "S3Uri": uri,
-                        "S3DataDistributionType": "FullyReplicated",
-                    }
-                },
-            }
-            for name, uri in channels.items()
+            channel("code", CODE_URI),
+            channel("train", data_card_value("uris.train")),
+            channel("validation", data_card_value("uris.validation")),
+            channel("model", base_model_uri(settings)),
         ],
-        # Uncompressed: a 15 GB archive costs minutes at both ends, and the endpoint reads the prefix as it is.
-        "OutputDataConfig": {"S3OutputPath": run_uri("model"), "CompressionType": "NONE"},
-        "ResourceConfig": {
-            "InstanceType": parameters.training_instance_type,
-            "InstanceCount": parameters.training_instance_count,
-            "VolumeSizeInGB": training.volume_gb,
-        },
-        "StoppingCondition": {"MaxRuntimeInSeconds": int(training.max_runtime_hours * 3600)},
         "CheckpointConfig": {"S3Uri": checkpoints_uri()},
-        # Tracking on a server is the one thing that a training says to anybody.
-        "EnableNetworkIsolation": training.mlflow_server is None,
-        "EnableInterContainerTrafficEncryption": True,
     }
-    if training.keep_alive_minutes:
-        request["ResourceConfig"]["KeepAlivePeriodInSeconds"] = training.keep_alive_minutes * 60
-    if training.max_wait_hours is not None:  # spot is set, and only then
-        request["EnableManagedSpotTraining"] = True
-        request["StoppingCondition"]["MaxWaitTimeInSeconds"] = int(training.max_wait_hours * 3600)
     return RequestStep(
         "FineTune",
         StepTypeEnum.TRAINING,
@@ -322,6 +345,37 @@ def fine_tune(settings: Settings, parameters: Parameters, prepared: RequestStep)
     )
 
 
+def training_request(settings: Settings, parameters: Parameters) -> Request:
+    """CreateTrainingJob as far as it does not matter who trains: role, machines, time, output and network."""
+    training = settings.training
+    request: Request = {
+        "RoleArn": "${TrainRole}",
+        # Uncompressed: a 15 GB archive costs minutes at both ends, and the endpoint reads the prefix as it is.
+        "OutputDataConfig": {"S3OutputPath": run_uri("model"), "CompressionType": "NONE"},
+        "ResourceConfig": {
+            "InstanceType": parameters.training_instance_type,
+            "InstanceCount": parameters.training_instance_count,
+            "VolumeSizeInGB": training.volume_gb,
+        },
+        "StoppingCondition": {"MaxRuntimeInSeconds": int(training.max_runtime_hours * 3600)},
+        # Tracking on a server is the one thing that a training says to anybody.
+        "EnableNetworkIsolation": training.mlflow_server is None,
+        "EnableInterContainerTrafficEncryption": True,
+    }
+    if training.keep_alive_minutes:
+        request["ResourceConfig"]["KeepAlivePeriodInSeconds"] = training.keep_alive_minutes * 60
+    if training.max_wait_hours is not None:  # spot is set, and only then
+        request["EnableManagedSpotTraining"] = True
+        request["StoppingCondition"]["MaxWaitTimeInSeconds"] = int(training.max_wait_hours * 3600)
+    return request
+
+
+def channel(name: str, uri: Value, **fields: str) -> Request:
+    """A training job's input: all objects below `uri`; `fields` are more of Channel's own."""
+    source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
+    return {"ChannelName": name, "DataSource": {"S3DataSource": source}, **fields}
+
+
 def configured_hyperparameters(training: TrainingSettings) -> dict[str, str]:
     """All of FineTune's hyperparameters that the configuration has, as the texts that SageMaker hands over."""
     names = {field.name for field in fields(Hyperparameters)} & set(TrainingSettings.model_fields)
@@ -329,7 +383,7 @@ def configured_hyperparameters(training: TrainingSettings) -> dict[str, str]:
     return {name: str(value) for name, value in values.items() if value is not None and value != ""}
 
 
-def evaluate(settings: Settings, parameters: Parameters, prepared: RequestStep, tuned: RequestStep) -> RequestStep:
+def evaluate(settings: Settings, parameters: Parameters, prepared: RequestStep, tuned: Tuned) -> RequestStep:
     """Base, tuned and approved model on the same held-out rows -> evaluation.json with the gate's verdict, and report.html.
 
     A judge is asked over the network; without one the job has none.
@@ -351,7 +405,7 @@ def evaluate(settings: Settings, parameters: Parameters, prepared: RequestStep, 
         inputs={
             "test": data_card_value("uris.test"),
             "base": base_model_uri(settings),
-            "model": tuned_model_uri(tuned),
+            "model": tuned.model_uri,
             "champion": data_card_value("champion.model_uri"),
         },
         outputs=[files.EVALUATION_OUTPUT],
@@ -369,7 +423,7 @@ def evaluate(settings: Settings, parameters: Parameters, prepared: RequestStep, 
 
 
 def register(
-    settings: Settings, parameters: Parameters, prepared: RequestStep, tuned: RequestStep, evaluated: RequestStep
+    settings: Settings, parameters: Parameters, prepared: RequestStep, tuned: Tuned, evaluated: RequestStep
 ) -> RequestStep:
     """A model package that names its ancestors and carries what is needed to serve it."""
     request = {
@@ -382,7 +436,7 @@ def register(
                     "Image": serving_image(settings.images, settings.region),
                     "ModelDataSource": {
                         "S3DataSource": {
-                            "S3Uri": tuned_model_uri(tuned),
+                            "S3Uri": tuned.model_uri,
                             "S3DataType": "S3Prefix",
                             "CompressionType": "None",
                         }
@@ -431,7 +485,7 @@ def register(
             "overhead_seconds": evaluation_value("registry.overhead_seconds"),
             "peft_type": parameters.peft_type,
             "step_code": "${CodeKey}",
-            "training_job": tuned.properties.TrainingJobName,
+            "training_job": tuned.training_job,
             "pipeline_execution": ExecutionVariables.PIPELINE_EXECUTION_ARN,
         },
     }
@@ -467,7 +521,10 @@ def serving_environment(settings: Settings) -> dict[str, str]:
 
 def max_lora_rank(settings: Settings) -> int:
     """The least rank that vLLM takes and that holds ours; 64 at least, since adapters of other deployments may join."""
-    return next((rank for rank in (64, 128, 256, 320) if rank >= settings.training.lora_r), 512)
+    rank = settings.training.lora_r
+    if settings.backend == "jumpstart":
+        rank = int(jumpstart_lock.training_of(settings).values.get("lora_r", rank))
+    return next((known for known in (64, 128, 256, 320) if known >= rank), 512)
 
 
 def deploy(settings: Settings, model_package_arn: Value) -> RequestStep:

@@ -12,6 +12,8 @@ from pipeline_steps.contract.messages import tell_failure
 STEPS = {
     "prepare-data": "check, split and publish a dataset (processing job)",
     "fine-tune": "train an adapter and merge it (training job)",
+    "to-jumpstart": "a dataset as JumpStart's training reads it (processing job)",
+    "from-jumpstart": "a model that JumpStart trained, as fine-tune leaves one (processing job)",
     "evaluate": "score base and tuned model, and decide (processing job)",
     "compare": "answers to your prompts before and after (processing job)",
     "monitor": "compare an endpoint's traffic with its evaluation (processing job)",
@@ -20,7 +22,7 @@ STEPS = {
 USAGE = "\n".join(
     [
         "usage: python3 CODE.zip STEP [flags]; STEP --help lists its flags",
-        *(f"  {name:14}{what}" for name, what in STEPS.items()),
+        *(f"  {name:16}{what}" for name, what in STEPS.items()),
     ]
 )
 

@@ -37,6 +37,7 @@ from pipeline_steps.overlap import wait_for_turn
 from pipeline_steps.text_encoder import TextEncoder
 
 EngineName = Literal["instances", "ray"]
+Backend = Literal["pipeline_steps", "jumpstart"]
 WEIGHTS_ENDING = ".safetensors"
 
 
@@ -78,6 +79,7 @@ class PrepareJob:
     pipeline_execution: str | None = None
     overlap: OverlapPolicy = "wait"
     max_wait_hours: float = 24.0
+    backend: Backend = "pipeline_steps"
 
 
 def main(arguments: list[str]) -> None:
@@ -117,6 +119,7 @@ def main(arguments: list[str]) -> None:
     add("--pipeline_execution", help="ARN of the execution that this job is of; it waits for those ahead of it")
     add("--overlap", choices=get_args(OverlapPolicy), help="with others ahead: wait for their end, or refuse")
     add("--max_wait_hours", type=float, help="wait that long at most")
+    add("--backend", choices=get_args(Backend), help="who trains; of JumpStart's memory nothing is known")
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     run(PrepareJob(**given))
 
@@ -195,7 +198,7 @@ def prepare(job: PrepareJob, work: Path, engine: Engine, started: float) -> dict
         limits.refuse_truncation(to_learn, job.max_input_length, job.max_truncated_share)
 
     memory = None
-    if model.folder and (model.folder / "config.json").is_file():
+    if job.backend == "pipeline_steps" and model.folder and (model.folder / "config.json").is_file():
         row_lengths = [length for split in ("train", "validation") for length in lengths.total(written.splits[split])]
         memory = limits.refuse_what_no_gpu_holds(job, model.folder, min(max(row_lengths), job.max_input_length))
     if memory and engine.is_leader:

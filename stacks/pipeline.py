@@ -8,6 +8,8 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sagemaker as sagemaker
 from constructs import Construct
 
+from config import jumpstart_lock
+from config.jumpstart_lock import Training
 from config.settings import Settings
 from pipeline.definition import compare_definition, deploy_definition, finetune_definition
 from pipeline.monitor import NAMESPACE as TRAFFIC_NAMESPACE
@@ -83,6 +85,9 @@ class PipelineStack(Stack):
                     resources=[settings.training.mlflow_server],
                 )
             )
+
+        if settings.backend == "jumpstart":
+            self._grant_jumpstart(train_role, evaluate_role, jumpstart_lock.training_of(settings))
 
         artifact_bucket.grant_read(evaluate_role, "datasets/*")
         artifact_bucket.grant_read(evaluate_role, "base-models/*")
@@ -240,6 +245,31 @@ class PipelineStack(Stack):
                     arn("endpoint-config", f"{settings.endpoint_name}-*"),
                     arn("model-package", f"{settings.model_package_group_name}/*"),
                 ],
+            )
+        )
+
+    def _grant_jumpstart(self, train_role: iam.Role, evaluate_role: iam.Role, training: Training) -> None:
+        """JumpStart's weights, script and image for the training; its job's own word for FromJumpStart."""
+        uris = (training.lock.model_uri(training.instance_type), training.lock.script_uri)
+        for bucket, _, key in (uri.removeprefix("s3://").partition("/") for uri in uris):
+            arn = f"arn:{self.partition}:s3:::{bucket}"
+            train_role.add_to_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=[f"{arn}/{key}*"]))
+            train_role.add_to_policy(
+                iam.PolicyStatement(
+                    actions=["s3:ListBucket"], resources=[arn], conditions={"StringLike": {"s3:prefix": [f"{key}*"]}}
+                )
+            )
+        account, repository = _registry_of(training.lock.image_uri(training.instance_type))
+        train_role.add_to_policy(
+            iam.PolicyStatement(
+                actions=["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+                resources=[f"arn:{self.partition}:ecr:*:{account}:repository/{repository}"],
+            )
+        )
+        evaluate_role.add_to_policy(
+            iam.PolicyStatement(
+                actions=["sagemaker:DescribeTrainingJob"],
+                resources=[self.format_arn(service="sagemaker", resource="training-job", resource_name="pipelines-*")],
             )
         )
 
@@ -407,6 +437,12 @@ class PipelineStack(Stack):
         )
         pipeline.node.add_dependency(role)  # its policies too: a pipeline must not exist before it may run
         return pipeline
+
+
+def _registry_of(image: str) -> tuple[str, str]:
+    """Account and repository of an image's URI: ACCOUNT.dkr.ecr.REGION.amazonaws.com/REPOSITORY:TAG."""
+    registry, _, name = image.partition("/")
+    return registry.split(".")[0], name.split("@")[0].split(":")[0]
 
 
 def _pass_role(roles: list[iam.Role]) -> iam.PolicyStatement:

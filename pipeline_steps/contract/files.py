@@ -6,6 +6,9 @@ EVALUATION_OUTPUT = "evaluation"
 DEPLOYMENT_OUTPUT = "deployment"
 COMPARISON_OUTPUT = "comparison"
 DRIFT_OUTPUT = "drift"
+MODEL_OUTPUT = "model"
+# ToJumpStart's: dataset split -> output; a channel of JumpStart's training is named as its output is after the hyphen.
+JUMPSTART_OUTPUTS = {"train": "jumpstart-training", "validation": "jumpstart-validation"}
 
 DATA_CARD_FILE = "data_card.json"
 DATA_CARD_PAGE = "data_card.html"
@@ -41,6 +44,9 @@ WEIGHT_BYTES = "weight_bytes"  # in BASE_MODEL_FILE of a folder that is without 
 TRAINING_SCHEMA_VERSION = 1
 DATA_CARD_SCHEMA_VERSION = 3
 MODEL_CARD_SCHEMA_VERSION = 1
+
+# What JumpStart's training reads and is told (pipeline_steps/to_jumpstart.py).
+JUMPSTART_DATA_FILE = "jumpstart_data.json"
 
 # What a user uploads.
 TEMPLATE_FILE = "template.json"

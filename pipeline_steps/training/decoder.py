@@ -1,4 +1,4 @@
-"""A Mistral or Llama decoder whose layers' forward and backward are written out.
+"""A Mistral, Llama or Qwen decoder whose layers' forward and backward are written out.
 
 A layer keeps for its backward what products made and computes the pointwise parts again; with `Recompute` it keeps
 less. Tokens are one stream of documents, (tokens, features), never padded. The weights are those of the Hugging Face
@@ -21,7 +21,9 @@ from pipeline_steps.training.projections import InputProjection, Lowered, Output
 # the whole layer from its input.
 Recompute = Literal["nothing", "gate_up", "layer"]
 
-MODEL_TYPES = ("mistral", "llama")
+MODEL_TYPES = ("mistral", "llama", "qwen2", "qwen3")
+# Scalings of positions that do not change with the length of what is read; a stream of documents has no one length.
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 _LOGIT_BYTES = 2**28  # float32 logits that exist at one time
 
 
@@ -104,6 +106,10 @@ class Decoder(nn.Module):
         for number, layer in enumerate(self.layers):
             weights[f"model.layers.{number}.input_layernorm.weight"] = layer.input_norm
             weights[f"model.layers.{number}.post_attention_layernorm.weight"] = layer.mlp_norm
+            for name, bias in zip(("q", "k", "v"), layer.biases, strict=False):
+                weights[f"model.layers.{number}.self_attn.{name}_proj.bias"] = bias
+            for name, norm in zip(("q", "k"), layer.head_norms, strict=False):
+                weights[f"model.layers.{number}.self_attn.{name}_norm.weight"] = norm
         return weights
 
     @torch.no_grad()
@@ -165,6 +171,9 @@ class DecoderLayer(nn.Module):
         query, key = self.heads * self.size, self.kv_heads * self.size
         self.input_norm = weight(hidden)
         self.qkv = InputProjection({"q_proj": query, "k_proj": key, "v_proj": key}, hidden, tuning)
+        # Qwen 2 adds to query, key and value; Qwen 3 norms each head of query and key.
+        self.biases = nn.ParameterList(weight(size) for size in (query, key, key) if config.model_type == "qwen2")
+        self.head_norms = nn.ParameterList(weight(self.size) for _ in range(2) if config.model_type == "qwen3")
         self.output = OutputProjection("o_proj", hidden, query, tuning)
         self.mlp_norm = weight(hidden)
         self.gate_up = InputProjection({"gate_proj": wide, "up_proj": wide}, hidden, tuning)
@@ -177,7 +186,14 @@ class DecoderLayer(nn.Module):
         self, hidden: Tensor, documents: Documents, angles: tuple[Tensor, Tensor], gate_up_again: bool
     ) -> Tensor:
         """(tokens, features) to the same."""
-        query, key, value, residual = AttentionInput.apply(hidden, self.input_norm, *self.qkv.trained, self, angles)
+        query, key, value, residual = AttentionInput.apply(
+            hidden, self.input_norm, *self.qkv.trained, self, angles, *self.biases
+        )
+        if self.head_norms:
+            query, key = (
+                Rotation.apply(torch.nn.functional.rms_norm(heads, (self.size,), norm, self.eps), angles)
+                for heads, norm in zip((query, key), self.head_norms, strict=True)
+            )
         attended = attend(query, key, value, documents).flatten(1)
         return AttentionOutputAndMlp.apply(
             attended, residual, self.mlp_norm, *self.output.trained, *self.gate_up.trained, *self.down.trained,
@@ -187,6 +203,8 @@ class DecoderLayer(nn.Module):
 
 class AttentionInput(torch.autograd.Function):
     """hidden -> norm -> query, key and value, turned by their positions; and hidden itself, as the residual.
+
+    Where each head has a norm of its own, query and key are turned after it, not here.
 
     The residual passes through so that its gradient meets the norm's here, in one pass over memory.
     """
@@ -200,13 +218,17 @@ class AttentionInput(torch.autograd.Function):
         second: Tensor | None,
         layer: DecoderLayer,
         angles: tuple[Tensor, Tensor],
+        *biases: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         buffer = layer.qkv.input_buffer(hidden.shape[0])
         inverse_rms = kernels.rms_norm(hidden, norm, layer.eps, out=buffer[:, : hidden.shape[1]])
         qkv, lowered = layer.qkv.forward(buffer)
         queries, keys = layer.heads * layer.size, layer.kv_heads * layer.size
-        kernels.rotate(qkv[:, :queries], *angles, layer.heads)
-        kernels.rotate(qkv[:, queries : queries + keys], *angles, layer.kv_heads)
+        if biases:
+            qkv += torch.cat(biases)
+        if not layer.head_norms:
+            kernels.rotate(qkv[:, :queries], *angles, layer.heads)
+            kernels.rotate(qkv[:, queries : queries + keys], *angles, layer.kv_heads)
         ctx.save_for_backward(hidden, norm, inverse_rms, *_flat(lowered))
         ctx.layer, ctx.angles = layer, angles
         query, key, value = qkv.split([queries, keys, keys], dim=1)
@@ -223,9 +245,12 @@ class AttentionInput(torch.autograd.Function):
         layer: DecoderLayer = ctx.layer
         gradient = torch.cat([query.flatten(1), key.flatten(1), value.flatten(1)], dim=1)
         queries = query.shape[1] * query.shape[2]
-        cosine, sine = ctx.angles
-        kernels.rotate(gradient, cosine, sine, layer.heads, inverse=True)
-        kernels.rotate(gradient[:, queries:], cosine, sine, layer.kv_heads, inverse=True)
+        if not layer.head_norms:
+            kernels.rotate(gradient, *ctx.angles, layer.heads, inverse=True)
+            kernels.rotate(gradient[:, queries:], *ctx.angles, layer.kv_heads, inverse=True)
+        bias_gradients: tuple[Tensor | None, ...] = (None,) * len(layer.biases)
+        if any(ctx.needs_input_grad[6:]):
+            bias_gradients = gradient.sum(0).split([len(bias) for bias in layer.biases])
         normed = torch.empty_like(hidden)
         kernels.rms_norm(hidden, norm, layer.eps, out=normed)
         normed_gradient, *trained = layer.qkv.backward(gradient, normed, _lowered(flat))
@@ -236,7 +261,20 @@ class AttentionInput(torch.autograd.Function):
             hidden_gradient = kernels.rms_norm_backward(
                 normed_gradient, hidden, norm, inverse_rms, residual, out=normed
             )
-        return hidden_gradient, norm_gradient, *trained, None, None
+        return hidden_gradient, norm_gradient, *trained, None, None, *bias_gradients
+
+
+class Rotation(torch.autograd.Function):
+    """(tokens, heads, size), each head turned by its token's position."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+        ctx.angles = angles
+        return _turned(x, angles, inverse=False)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _turned(gradient, ctx.angles, inverse=True), None
 
 
 class AttentionOutputAndMlp(torch.autograd.Function):
@@ -338,8 +376,13 @@ def check_supported(config: Any) -> None:
     if getattr(config, "hidden_act", "silu") != "silu":
         problems.append(f"hidden_act is {config.hidden_act!r}; allowed: silu")
     problems += [
-        f"{name} is true; allowed: false" for name in ("attention_bias", "mlp_bias") if getattr(config, name, 0)
+        f"{name} is true; allowed: false"
+        for name in ("attention_bias", "mlp_bias", "use_sliding_window")
+        if getattr(config, name, 0)
     ]
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope not in ROPE_TYPES:
+        problems.append(f"rope_type is {rope!r}; allowed: {', '.join(ROPE_TYPES)}")
     if problems:
         raise StepError("this base model cannot be fine-tuned here: " + "; ".join(problems))
 
@@ -353,6 +396,12 @@ def whole(weight: Tensor) -> Tensor:
     """The weight on the CPU, gathered if it lies in shards on several devices."""
     full_tensor = getattr(weight, "full_tensor", None)
     return (weight if full_tensor is None else full_tensor()).detach().cpu()
+
+
+def _turned(x: Tensor, angles: tuple[Tensor, Tensor], inverse: bool) -> Tensor:
+    flat = x.flatten(1).clone()
+    kernels.rotate(flat, *angles, x.shape[1], inverse=inverse)
+    return flat.view(x.shape)
 
 
 def _flat(lowered: Lowered | None) -> tuple[Tensor | None, Tensor | None]:

@@ -9,6 +9,7 @@ import pytest
 from cli import local
 from cli.aws import Deployment
 from config.settings import BaseModelSettings, Settings
+from tests.cli import hub_server
 
 TEMPLATE = {
     "Resources": {name: {"Type": "AWS::S3::Bucket"} for name in ("RawBucket", "ArtifactBucket")},
@@ -28,9 +29,4 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A folder that looks like a transformers model; nobody loads it here."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}", encoding="utf-8")
-    (folder / "model.safetensors").write_bytes(b"weights")
-    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
-    return folder
+    return hub_server.write(tmp_path / "model", hub_server.model_files())

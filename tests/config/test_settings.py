@@ -36,7 +36,7 @@ def test_all_problems_of_a_file_are_told_at_once_with_value_and_nearest_key(tmp_
     assert "training.learning_rate" in message and "-1" in message
     assert "base_model.name: missing" in message
     assert "'Demo'" in message and "'mars'" in message
-    assert "unknown_thing: unknown key" in message and "known keys here: account, base_model" in message
+    assert "unknown_thing: unknown key" in message and "known keys here: account, backend, base_model" in message
 
 
 def test_splits_that_leave_nothing_to_train_on_are_refused(tmp_path: Path) -> None:

@@ -30,9 +30,11 @@ def environment_of(deployment: Deployment) -> dict[str, str]:
     }
 
 
-def finetune(deployment: Deployment, *arguments: str) -> subprocess.CompletedProcess[str]:
+def finetune(
+    deployment: Deployment, *arguments: str, configuration: str = CONFIGURATION
+) -> subprocess.CompletedProcess[str]:
     """The command as a person types it."""
-    command = [sys.executable, "-m", "cli", *arguments, "-e", CONFIGURATION]
+    command = [sys.executable, "-m", "cli", *arguments, "-e", configuration]
     return subprocess.run(
         command, cwd=REPOSITORY, env=environment_of(deployment), capture_output=True, text=True, check=False
     )

@@ -30,8 +30,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def aws(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
-    with local.running(settings, tmp_path_factory.mktemp("local_aws") / "aws") as running:
+def aws_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the session's local AWS."""
+    return tmp_path_factory.mktemp("local_aws") / "aws"
+
+
+@pytest.fixture(scope="session")
+def aws(settings: Settings, aws_root: Path) -> Iterator[LocalAws]:
+    with local.running(settings, aws_root) as running:
         yield running
 
 

@@ -8,7 +8,16 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from peft import LoraConfig, get_peft_model  # noqa: E402
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM  # noqa: E402
+from transformers import (  # noqa: E402
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from pipeline_steps.contract.errors import StepError  # noqa: E402
 from pipeline_steps.training import fp8, kernels, nf4  # noqa: E402
@@ -25,6 +34,8 @@ SHAPE = {
 MODELS: dict[str, Any] = {
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, head_dim=32)),
     "llama with tied embeddings": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True)),
+    "qwen 2": lambda: with_random_vectors(Qwen2ForCausalLM(Qwen2Config(**SHAPE, tie_word_embeddings=True))),
+    "qwen 3": lambda: with_random_vectors(Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=48))),
     "llama 3 with scaled positions": lambda: LlamaForCausalLM(
         LlamaConfig(
             **SHAPE,
@@ -35,6 +46,15 @@ MODELS: dict[str, Any] = {
         )
     ),
 }  # fmt: skip
+
+
+def with_random_vectors(model: Any) -> Any:
+    """Biases and norms that are not what they start as, zeros and ones: a model that left them out would be the same."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith((".bias", "q_norm.weight", "k_norm.weight")):
+                weight.add_(torch.randn_like(weight) * 0.3)
+    return model
 
 
 def tokens() -> tuple[Any, Any]:
