@@ -19,6 +19,7 @@ from cli import (
     invocation,
     local,
     packages,
+    permissions,
     releases,
     reports,
     validation,
@@ -254,6 +255,12 @@ def deploy_command(
     if follow:
         _follow(deployment, execution)
     _tell(as_json, {"package": chosen.to_dict(), "execution": execution})
+
+
+@app.command("permissions")
+def permissions_command(environment: Environment = "local") -> None:
+    """Show which statement of which policy the calls so far needed (local AWS only)."""
+    permissions.show(_deployment(environment))
 
 
 @app.command("rollback")

@@ -63,6 +63,7 @@ def put_bucket(name: str, properties: Properties, exists: bool) -> Resource:
     if exists:  # what the template no longer holds goes back to the service's default
         s3.put_bucket_notification_configuration(Bucket=name, NotificationConfiguration={})
         s3.delete_bucket_encryption(Bucket=name)
+        s3.put_bucket_logging(Bucket=name, BucketLoggingStatus={})
         s3.delete_public_access_block(Bucket=name)
         s3.delete_bucket_ownership_controls(Bucket=name)
         s3.delete_bucket_lifecycle(Bucket=name)
@@ -85,6 +86,10 @@ def put_bucket(name: str, properties: Properties, exists: bool) -> Resource:
         s3.put_public_access_block(Bucket=name, PublicAccessBlockConfiguration=block)
     if "OwnershipControls" in properties:
         s3.put_bucket_ownership_controls(Bucket=name, OwnershipControls=properties["OwnershipControls"])
+    if "LoggingConfiguration" in properties:
+        logging = properties["LoggingConfiguration"]
+        target = {"TargetBucket": logging["DestinationBucketName"], "TargetPrefix": logging.get("LogFilePrefix", "")}
+        s3.put_bucket_logging(Bucket=name, BucketLoggingStatus={"LoggingEnabled": target})
     if "LifecycleConfiguration" in properties:
         rules = [_lifecycle_rule(rule) for rule in properties["LifecycleConfiguration"]["Rules"]]
         s3.put_bucket_lifecycle_configuration(Bucket=name, LifecycleConfiguration={"Rules": rules})
@@ -263,7 +268,7 @@ TYPES = [
         "AWS::S3::Bucket",
         "BucketName",
         "BucketName BucketEncryption VersioningConfiguration PublicAccessBlockConfiguration OwnershipControls "
-        "LifecycleConfiguration NotificationConfiguration Tags AccessControl",
+        "LifecycleConfiguration LoggingConfiguration NotificationConfiguration Tags AccessControl",
         put_bucket,
         lambda id_, _: client("s3").delete_bucket(Bucket=id_),
     ),

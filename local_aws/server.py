@@ -1,5 +1,6 @@
 """The server: moto's application on localhost, with our rooms installed in it, and an orderly end."""
 
+import json
 import logging
 import os
 import signal
@@ -38,7 +39,17 @@ def serve(root: Path, images: dict[str, Path], port: int, region: str, time_fact
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
-    from local_aws import cloudformation, events, identity, metrics, runtime, sagemaker, scheduler
+    from local_aws import (
+        authorization,
+        cloudformation,
+        enforcement,
+        events,
+        identity,
+        metrics,
+        runtime,
+        sagemaker,
+        scheduler,
+    )
 
     moto = DomainDispatcherApplication(create_backend_app)
     try:
@@ -49,13 +60,15 @@ def serve(root: Path, images: dict[str, Path], port: int, region: str, time_fact
         ) from None
     settings = Settings(root, images, server.port, region, ACCOUNT, f"http://{HOST}:{server.port}", time_factor)
     os.environ["MOTO_PORT"] = str(server.port)
+    authorization.install(settings)
+    enforcement.install(settings)
     identity.install(settings)
     events.install(settings)
     cloudformation.install(settings)
     metrics.install()
     router = sagemaker.install(settings).endpoints.router
     scheduler.install(settings)
-    server.app = runtime.over(_with_controls(moto), router)
+    server.app = _for_this_machine(runtime.over(_with_controls(moto), router))
 
     stopping = threading.Event()
 
@@ -73,13 +86,32 @@ def serve(root: Path, images: dict[str, Path], port: int, region: str, time_fact
     server.shutdown()
 
 
+def _for_this_machine(application: Any) -> Any:
+    """The application, for requests that were meant for this machine.
+
+    A web page can have its own name resolve to 127.0.0.1 and so make a browser talk to us (DNS rebinding); the Host
+    header then still has the page's name. S3's clients put a bucket's name before ours.
+    """
+
+    def answer(environment: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        host = str(environment.get("HTTP_HOST", HOST)).rsplit(":", 1)[0].lower()
+        if host in (HOST, "127.0.0.1") or host.endswith(f".{HOST}"):
+            return application(environment, start_response)  # type: ignore[no-any-return]
+        text = f"the host {host!r} is not served here: local AWS answers to {HOST} and 127.0.0.1 only\n"
+        start_response("403 Forbidden", [("Content-Type", "text/plain")])
+        return [text.encode()]
+
+    return answer
+
+
 def _with_controls(application: Any) -> Any:
     """The application, and what AWS has no request for.
 
     POST /_local/clock?advance_seconds=N moves the scheduler's clock forward; POST /_local/interrupt?job=NAME reclaims
-    the spot instances of a training job.
+    the spot instances of a training job; POST /_local/authorizations lists, as JSON, every call that a policy allowed,
+    with the statements that did.
     """
-    from local_aws import sagemaker, scheduler
+    from local_aws import authorization, sagemaker, scheduler
     from local_aws.sagemaker_api import ValidationException
 
     def advance_clock(query: dict[str, list[str]]) -> str:
@@ -93,7 +125,11 @@ def _with_controls(application: Any) -> Any:
         sagemaker.interrupt(name)
         return f"the instances of {name} are being reclaimed"
 
+    def authorizations(query: dict[str, list[str]]) -> str:
+        return json.dumps(authorization.records())
+
     controls = {
+        "/_local/authorizations": (authorizations, "use POST /_local/authorizations"),
         "/_local/clock": (advance_clock, "use POST /_local/clock?advance_seconds=N, N from 0"),
         "/_local/interrupt": (interrupt, "use POST /_local/interrupt?job=NAME, NAME of a training job"),
     }

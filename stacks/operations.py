@@ -7,6 +7,8 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
@@ -24,12 +26,29 @@ class OperationsStack(Stack):
         id_: str,
         *,
         settings: Settings,
+        key: kms.IKey,
         rules: Sequence[events.CfnRule],
         **kwargs: object,
     ) -> None:
         super().__init__(scope, id_, **kwargs)  # type: ignore[arg-type]
 
-        topic = sns.Topic(self, "Failures", display_name=f"{settings.name}: failed executions", enforce_ssl=True)
+        topic = sns.Topic(
+            self,
+            "Failures",
+            display_name=f"{settings.name}: failed executions",
+            enforce_ssl=True,
+            master_key=key,
+        )
+        # A policy of our own replaces the default one, by which alarms may publish.
+        topic.add_to_resource_policy(
+            iam.PolicyStatement(
+                sid="Alarms",
+                principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],
+                actions=["sns:Publish"],
+                resources=[topic.topic_arn],
+                conditions={"StringEquals": {"aws:SourceAccount": self.account}},
+            )
+        )
         if settings.failure_email:
             topic.add_subscription(subscriptions.EmailSubscription(settings.failure_email))
 

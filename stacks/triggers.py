@@ -48,7 +48,7 @@ class TriggersStack(Stack):
         )
         for role in (events_role, schedule_role):
             role.add_to_policy(
-                iam.PolicyStatement(actions=["sagemaker:StartPipelineExecution"], resources=[pipeline_arn])
+                iam.PolicyStatement(sid="Start", actions=["sagemaker:StartPipelineExecution"], resources=[pipeline_arn])
             )
 
         # A dataset is complete when its manifest is there: one event for many files, none for half of them.
@@ -97,7 +97,7 @@ class TriggersStack(Stack):
             description="Starts the release of an approved package",
         )
         approval_role.add_to_policy(
-            iam.PolicyStatement(actions=["sagemaker:StartPipelineExecution"], resources=[deploy_arn])
+            iam.PolicyStatement(sid="Start", actions=["sagemaker:StartPipelineExecution"], resources=[deploy_arn])
         )
         self.approval_rule = events.CfnRule(
             self,
