@@ -36,7 +36,9 @@ def refused_volume_key(where: str, instance_type: str, key: str | None) -> list[
     """The problem of a volume key for instances whose disks are encrypted by their hardware, if there is one."""
     if not key or not LOCAL_STORAGE.match(instance_type):
         return []
-    return [f"{where} cannot be given for {instance_type}, which has local storage that its hardware encrypts; leave it out"]
+    return [
+        f"{where} cannot be given for {instance_type}, which has local storage that its hardware encrypts; leave it out"
+    ]
 
 
 class RoleUseDenied(Exception):
