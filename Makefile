@@ -6,13 +6,14 @@ BIN := .venv/bin
 APP := .venv/.ready
 STEPS := .venv-steps/.ready
 BENCH := .venv-bench/.ready
+REVIEW := .venv-review/.ready
 CDK_CLI := node_modules/.ready
 STEP_PACKAGES := build/step_packages/.ready
 # The CDK CLI and jsii find our pinned Node.js before any other.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo local test check bench bench-curves bench-data bench-endpoint bench-eval bench-operations deploy setup constraints clean
+.PHONY: help demo local test check permissions bench bench-curves bench-data bench-endpoint bench-eval bench-operations deploy setup constraints clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,10 +28,14 @@ test: setup  ## every test (those of the reports look at them in Chromium: apt i
 	$(BIN)/pytest -n 2 --dist loadfile
 	.venv-steps/bin/python -m pytest tests/pipeline_steps
 
-check: $(APP) $(CDK_CLI)  ## lint, types
+check: $(APP) $(CDK_CLI) $(STEP_PACKAGES) $(REVIEW)  ## lint, types, and what a security review finds in the templates
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m review
+
+permissions: setup  ## run the tiny product under enforced IAM: every statement and the call that needs it
+	$(BIN)/pytest -s tests/end_to_end/test_security.py
 
 bench: setup  ## the figures of the documentation, measured again (bench/results/)
 	$(BIN)/python -m bench.local_aws_overhead
@@ -63,8 +68,8 @@ $(APP): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
 	@touch $@
 
 # .venv-steps plays the container image; .venv-bench holds the peers of the benchmark.
-$(STEPS) $(BENCH): .venv-%/.ready: requirements-%.txt constraints-%.txt pipeline_steps/requirements.txt
-	@echo "Setting up .venv-$*: the packages of requirements-$*.txt (torch; about 2 GB; minutes the first time)"
+$(STEPS) $(BENCH) $(REVIEW): .venv-%/.ready: requirements-%.txt constraints-%.txt pipeline_steps/requirements.txt
+	@echo "Setting up .venv-$*: the packages of requirements-$*.txt (minutes the first time)"
 	@test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
 	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-$*.txt
 	@touch $@
@@ -82,10 +87,10 @@ $(CDK_CLI): package.json package-lock.json | $(APP)
 	@npm ci --silent --no-audit --no-fund
 	@touch $@
 
-constraints: setup $(BENCH)  ## pin every package that the environments hold now
-	@for env in "" "-steps" "-bench"; do \
+constraints: setup $(BENCH) $(REVIEW)  ## pin every package that the environments hold now
+	@for env in "" "-steps" "-bench" "-review"; do \
 	  { echo "# Every package of .venv$$env, pinned; made by 'make constraints'."; \
 	    .venv$$env/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints$$env.txt; done
 
 clean:  ## remove what the targets made
-	rm -rf .venv .venv-steps .venv-bench node_modules build
+	rm -rf .venv .venv-steps .venv-bench .venv-review node_modules build

@@ -36,6 +36,7 @@ def build(app: cdk.App, settings: Settings) -> None:
         settings=settings,
         raw_bucket=storage.raw_bucket,
         artifact_bucket=storage.artifact_bucket,
+        key=storage.key,
         step_code_zip=step_code_zip,
         env=env,
     )
@@ -53,6 +54,7 @@ def build(app: cdk.App, settings: Settings) -> None:
         app,
         f"{settings.name}-operations",
         settings=settings,
+        key=storage.key,
         undelivered=[triggers.undelivered],
         alarms=triggers.alarms,
         env=env,

@@ -72,6 +72,10 @@ class Aws:
             RoleName="bench", AssumeRolePolicyDocument=json.dumps({"Statement": [trust]})
         )
         self.role = role["Role"]["Arn"]
+        anything = json.dumps(
+            {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+        )
+        self.client("iam").put_role_policy(RoleName="bench", PolicyName="anything", PolicyDocument=anything)
         self.client("s3").create_bucket(Bucket=BUCKET)
 
     def client(self, service: str) -> Any:

@@ -82,6 +82,10 @@ def main() -> None:
                 {"Statement": [{"Effect": "Allow", "Principal": trust, "Action": "sts:AssumeRole"}]}
             ),
         )["Role"]["Arn"]
+        anything = json.dumps(
+            {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+        )
+        client("iam").put_role_policy(RoleName="bench", PolicyName="anything", PolicyDocument=anything)
         s3, sagemaker = client("s3"), client("sagemaker")
         s3.create_bucket(Bucket=BUCKET)
         model = Path(scratch) / "model.safetensors"

@@ -19,6 +19,7 @@ from cli import (
     jumpstart,
     local,
     packages,
+    permissions,
     releases,
     reports,
     run_commands,
@@ -233,6 +234,12 @@ def deploy_command(
     if follow:
         show_until_end(deployment, execution)
     tell(as_json, {"package": chosen.to_dict(), "execution": execution})
+
+
+@app.command("permissions")
+def permissions_command(environment: Environment = "local") -> None:
+    """Show which statement of which policy the calls so far needed (local AWS only)."""
+    permissions.show(Deployment.named(environment))
 
 
 @app.command("rollback")

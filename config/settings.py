@@ -5,6 +5,7 @@ in which unit and within which limits. `load` reports every problem of a file at
 """
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -32,6 +33,15 @@ OF_ANY_TRAINING = {
     "tokens_per_second", "usd_per_hour",
 }  # fmt: skip
 ALARM_PERIOD_SECONDS = 60  # AWS publishes an endpoint's metrics once a minute
+
+
+# Instance families with disks of their own, which their hardware encrypts: SageMaker refuses a key of ours for them.
+LOCAL_STORAGE = re.compile(r"ml\.(g4dn|g5|g6|g6e|gr6|p3dn|p4de?|p5(e|en)?|p6\S*|trn\d\w*|[cmrx]\d\w*d\w*)\.")
+
+
+def has_local_storage(instance_type: str) -> bool:
+    """Whether the volumes of an instance type are encrypted by its hardware, and by no key of the customer's."""
+    return LOCAL_STORAGE.match(instance_type) is not None
 
 
 class SettingsError(ValueError):

@@ -271,7 +271,7 @@ def _act(action: str, alarm: Any, old: str, stamp: str) -> None:
                 },
             }
             subject = f'{alarm.state_value}: "{alarm.name}" in {_settings.region}'[:100]
-            events.client("sns").publish(TopicArn=action, Subject=subject, Message=json.dumps(message))
+            events.publish("cloudwatch.amazonaws.com", action, json.dumps(message), Subject=subject)
         elif service in actions:
             actions[service](action, alarm)
         else:

@@ -63,6 +63,7 @@ def put_bucket(name: str, properties: Properties, exists: bool) -> Resource:
     if exists:  # what the template no longer holds goes back to the service's default
         s3.put_bucket_notification_configuration(Bucket=name, NotificationConfiguration={})
         s3.delete_bucket_encryption(Bucket=name)
+        s3.put_bucket_logging(Bucket=name, BucketLoggingStatus={})
         s3.delete_public_access_block(Bucket=name)
         s3.delete_bucket_ownership_controls(Bucket=name)
         s3.delete_bucket_lifecycle(Bucket=name)
@@ -85,6 +86,10 @@ def put_bucket(name: str, properties: Properties, exists: bool) -> Resource:
         s3.put_public_access_block(Bucket=name, PublicAccessBlockConfiguration=block)
     if "OwnershipControls" in properties:
         s3.put_bucket_ownership_controls(Bucket=name, OwnershipControls=properties["OwnershipControls"])
+    if "LoggingConfiguration" in properties:
+        logging = properties["LoggingConfiguration"]
+        target = {"TargetBucket": logging["DestinationBucketName"], "TargetPrefix": logging.get("LogFilePrefix", "")}
+        s3.put_bucket_logging(Bucket=name, BucketLoggingStatus={"LoggingEnabled": target})
     if "LifecycleConfiguration" in properties:
         rules = [_lifecycle_rule(rule) for rule in properties["LifecycleConfiguration"]["Rules"]]
         s3.put_bucket_lifecycle_configuration(Bucket=name, LifecycleConfiguration={"Rules": rules})
@@ -225,6 +230,31 @@ def put_alarm(name: str, properties: Properties, exists: bool) -> Resource:
     return Resource(name, {"Arn": arn})
 
 
+def put_key(name: str, properties: Properties, exists: bool) -> Resource:
+    kms = client("kms")
+    tags = [{"TagKey": tag["Key"], "TagValue": tag["Value"]} for tag in properties.get("Tags", [])]
+    if exists:
+        kms.update_key_description(KeyId=name, Description=properties.get("Description", ""))
+        kms.tag_resource(KeyId=name, Tags=tags)
+    else:
+        name = kms.create_key(Description=properties.get("Description", ""), Tags=tags)["KeyMetadata"]["KeyId"]
+    kms.put_key_policy(KeyId=name, PolicyName="default", Policy=json.dumps(properties["KeyPolicy"]))
+    rotates = _boolean(properties.get("EnableKeyRotation", False))
+    (kms.enable_key_rotation if rotates else kms.disable_key_rotation)(KeyId=name)
+    return Resource(name, {"Arn": kms.describe_key(KeyId=name)["KeyMetadata"]["Arn"], "KeyId": name})
+
+
+def delete_key(name: str, properties: Properties) -> None:
+    """As CloudFormation: the key is usable no more, and gone after the longest waiting period there is."""
+    client("kms").schedule_key_deletion(KeyId=name, PendingWindowInDays=properties.get("PendingWindowInDays", 30))
+
+
+def put_alias(name: str, properties: Properties, exists: bool) -> Resource:
+    put = client("kms").update_alias if exists else client("kms").create_alias
+    put(AliasName=properties["AliasName"], TargetKeyId=properties["TargetKeyId"])
+    return Resource(properties["AliasName"])
+
+
 def _put_serving(kind: str) -> Callable[[str, Properties, bool], Resource]:
     return lambda name, properties, exists: Resource(*serving_types.put_sagemaker(kind, name, properties, exists))
 
@@ -263,7 +293,7 @@ TYPES = [
         "AWS::S3::Bucket",
         "BucketName",
         "BucketName BucketEncryption VersioningConfiguration PublicAccessBlockConfiguration OwnershipControls "
-        "LifecycleConfiguration NotificationConfiguration Tags AccessControl",
+        "LifecycleConfiguration LoggingConfiguration NotificationConfiguration Tags AccessControl",
         put_bucket,
         lambda id_, _: client("s3").delete_bucket(Bucket=id_),
     ),
@@ -299,6 +329,21 @@ TYPES = [
             Name=id_, **({"GroupName": properties["GroupName"]} if "GroupName" in properties else {})
         ),
         "GroupName",
+    ),
+    _type(
+        "AWS::KMS::Key",
+        "",
+        "Description EnableKeyRotation KeyPolicy PendingWindowInDays Tags",
+        put_key,
+        delete_key,
+    ),
+    _type(
+        "AWS::KMS::Alias",
+        "",
+        "AliasName TargetKeyId",
+        put_alias,
+        lambda id_, _: client("kms").delete_alias(AliasName=id_),
+        "AliasName",
     ),
     _type("AWS::SNS::TopicPolicy", "", "Topics PolicyDocument", put_topic_policy),
     _type(

@@ -6,13 +6,15 @@ import re
 import threading
 from typing import Any
 
-from local_aws import alarms, deployments
+from local_aws import alarms, deployments, role_use
+from local_aws.authorization import Caller
 from local_aws.containers import stop_together
 from local_aws.deployments import Deployment, Plan, RolledBack
 from local_aws.endpoint_router import Endpoint, Router
 from local_aws.fleets import Fleet, check_count, production_variant
 from local_aws.object_store import ObjectStore
 from local_aws.registry import Registry
+from local_aws.request_actions import Place, Wanted
 from local_aws.sagemaker_api import (
     Request,
     Response,
@@ -216,7 +218,13 @@ class Endpoints:
         old = endpoint.fleet
         assert old is not None
         deployment = Deployment(self._service, endpoint, fleet, plan, alarms.alarmed, self._stopping)
-        failure = self._failure_of(endpoint, deployment.run)
+
+        def deploy() -> None:
+            if plan.alarms:
+                self._look_at_alarms(endpoint, fleet)
+            deployment.run()
+
+        failure = self._failure_of(endpoint, deploy)
         if failure is None:
             self._serve(endpoint, fleet)
             self._emit(endpoint)
@@ -230,6 +238,16 @@ class Endpoints:
         )
         self._emit(endpoint)
         self.retire(fleet)
+
+    def _look_at_alarms(self, endpoint: Endpoint, fleet: Fleet) -> None:
+        """SageMaker reads the alarms of an update with the role of what it deploys. Raises EndpointFailed if that may not."""
+        place = Place(self._service.settings.region, self._service.settings.account)
+        wanted = Wanted("cloudwatch:DescribeAlarms", place.arn("cloudwatch", "alarm:*"))
+        for role in {variant.served.role for variant in fleet.variants if variant.served and variant.served.role}:
+            try:
+                role_use.require(Caller(role, endpoint.name), [wanted])
+            except role_use.RoleUseDenied as error:
+                raise EndpointFailed(str(error)) from None
 
     def _serve(self, endpoint: Endpoint, fleet: Fleet) -> None:
         with self._service.changed:

@@ -20,8 +20,11 @@ from moto.events.models import Rule, events_backends
 from moto.s3 import notifications as s3_notifications
 from moto.s3.models import s3_backends
 from moto.s3.responses import S3Response
+from moto.sns.models import sns_backends
+from moto.sqs.models import sqs_backends
 
-from local_aws import identity
+from local_aws import authorization, identity
+from local_aws.authorization import AccessDenied, Caller
 from local_aws.settings import Settings
 
 Event = dict[str, Any]
@@ -133,7 +136,7 @@ def _deliver(name: str, target: dict[str, Any], event: Event) -> None:
         try:
             send(target, event)
             return
-        except (TargetError, identity.RoleError) as caught:
+        except (TargetError, identity.RoleError, AccessDenied) as caught:
             error = caught
             break  # trying again changes nothing
         except Exception as caught:  # of any service; told below and never lost
@@ -143,7 +146,12 @@ def _deliver(name: str, target: dict[str, Any], event: Event) -> None:
     _count_failure(name)
     queue = target.get("DeadLetterConfig", {}).get("Arn")
     if queue:
-        _to_queue(queue, json.dumps(event), {"ERROR_MESSAGE": str(error), "TARGET_ARN": target["Arn"]})
+        _to_queue(
+            _service_that_assumes(event),
+            queue,
+            json.dumps(event),
+            {"ERROR_MESSAGE": str(error), "TARGET_ARN": target["Arn"]},
+        )
 
 
 def send(target: dict[str, Any], event: Event) -> None:
@@ -160,9 +168,9 @@ def send(target: dict[str, Any], event: Event) -> None:
         )
         log.info("started %s", answer["PipelineExecutionArn"])
     elif service == "sns":
-        client("sns").publish(TopicArn=target["Arn"], Message=target_input(target, event))
+        publish(_service_that_assumes(event), target["Arn"], target_input(target, event))
     elif service == "sqs":
-        _to_queue(target["Arn"], target_input(target, event), {})
+        _to_queue(_service_that_assumes(event), target["Arn"], target_input(target, event), {})
     else:
         raise TargetError(f"targets of the service {service!r} are not implemented; known: sagemaker, sns, sqs")
 
@@ -211,7 +219,29 @@ def _value_or_nothing(path: str, event: Event) -> Any:
         return ""
 
 
-def _to_queue(arn: str, body: str, attributes: dict[str, str]) -> None:
+def publish(service: str, topic: str, message: str, **fields: str) -> None:
+    """Publish to an SNS topic as a service, which the topic's policy and that of its key must allow. Raises AccessDenied."""
+    sender = Caller(service)
+    # Alarms come in the account's name, which a topic's default policy lets pass; events of EventBridge do not.
+    owner = {"aws:SourceOwner": _settings.account} if service == "cloudwatch.amazonaws.com" else {}
+    authorization.authorize(sender, "sns:Publish", topic, owner)
+    found = sns_backends[_settings.account][_settings.region].topics.get(topic)
+    _use_key(sender, getattr(found, "kms_master_key_id", None))
+    client("sns").publish(TopicArn=topic, Message=message, **fields)
+
+
+def _use_key(sender: Caller, key: str | None) -> None:
+    """What a service does with the KMS key of an encrypted topic or queue."""
+    if key:
+        for action in ("kms:GenerateDataKey", "kms:Decrypt"):
+            authorization.authorize(sender, action, key)
+
+
+def _to_queue(service: str, arn: str, body: str, attributes: dict[str, str]) -> None:
+    sender = Caller(service)
+    authorization.authorize(sender, "sqs:SendMessage", arn)
+    found = sqs_backends[_settings.account][_settings.region].queues.get(arn.rsplit(":", 1)[-1])
+    _use_key(sender, getattr(found, "kms_master_key_id", None))
     queues = client("sqs")
     url = queues.get_queue_url(QueueName=arn.rsplit(":", 1)[-1])["QueueUrl"]
     values = {name: {"DataType": "String", "StringValue": value[:1024]} for name, value in attributes.items() if value}

@@ -182,6 +182,7 @@ def production_variant(
             definition=registry.container(model),
             role=model.get("ExecutionRoleArn", ""),
             isolated=bool(model.get("EnableNetworkIsolation", False)),
+            vpc=model.get("VpcConfig"),
             startup_seconds=float(
                 definition.get("ContainerStartupHealthCheckTimeoutInSeconds", DEFAULT_STARTUP_SECONDS)
             ),

@@ -222,6 +222,7 @@ class InferenceComponents:
             definition=definition,
             role=role,
             isolated=bool(config.get("EnableNetworkIsolation", False)),
+            vpc=config.get("VpcConfig"),
             startup_seconds=float(startup.get("ContainerStartupHealthCheckTimeoutInSeconds", DEFAULT_STARTUP_SECONDS)),
             what=KIND,
         )

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from local_aws import identity
+from local_aws import identity, role_use
+from local_aws.authorization import Caller
 from local_aws.containers import (
     HOST_NAME,
     Container,
@@ -29,6 +30,7 @@ from local_aws.containers import (
     stop_together,
 )
 from local_aws.object_store import ObjectStore, ObjectStoreError
+from local_aws.request_actions import Place
 from local_aws.sagemaker_api import (
     PRINCIPAL,
     Request,
@@ -110,6 +112,11 @@ class Job:
     @property
     def arn(self) -> str:
         return str(self.record[f"{self.kind}JobArn"])
+
+    @property
+    def caller(self) -> Caller:
+        """The job as who calls: its role."""
+        return Caller(self.record["RoleArn"], self.name)
 
     @property
     def status(self) -> str:
@@ -311,6 +318,7 @@ class Jobs:
         self._emit(job)
         end: dict[str, Any]
         try:
+            self._use_role(job)
             self._make_hosts(job)
             work(job)
             end = {"status": "Stopped" if job.stop_requested or job.time_is_up else "Completed"}
@@ -318,7 +326,7 @@ class Jobs:
             end = {"status": "Failed", "FailureReason": str(failure)}
         except JobStopped:
             end = {"status": "Stopped"}
-        except (ContainerError, ObjectStoreError, identity.RoleError) as error:
+        except (ContainerError, ObjectStoreError, identity.RoleError, role_use.RoleUseDenied) as error:
             text = str(error)
             end = {
                 "status": "Failed",
@@ -349,6 +357,24 @@ class Jobs:
             )
             self._service.changed.notify_all()
         self._emit(job)
+
+    def _use_role(self, job: Job) -> None:
+        """What SageMaker does with the job's role before its program starts. Raises RoleUseDenied."""
+        settings, record = self._service.settings, job.record
+        place = Place(settings.region, settings.account)
+        if job.kind == "Processing":
+            image, vpc = record["AppSpecification"]["ImageUri"], record.get("NetworkConfig", {}).get("VpcConfig")
+        else:
+            image, vpc = record["AlgorithmSpecification"].get("TrainingImage", ""), record.get("VpcConfig")
+        streams = [f"{job.name}/{host}" for host in job.hosts]
+        logs = role_use.of_logs(place, f"/aws/sagemaker/{job.kind}Jobs", streams)
+        if job.kind == "Processing":
+            volume, output = record["ProcessingResources"]["ClusterConfig"], record.get("ProcessingOutputConfig", {})
+        else:
+            volume, output = record["ResourceConfig"], record["OutputDataConfig"]
+        keys = role_use.of_keys(volume.get("VolumeKmsKeyId"), output.get("KmsKeyId"))
+        uses = [*role_use.of_network(place, vpc), *keys, *role_use.of_image(image), *logs]
+        role_use.require(job.caller, uses)
 
     @staticmethod
     def _make_hosts(job: Job) -> None:
@@ -407,7 +433,8 @@ class Jobs:
             for output in outputs:
                 if output not in continuous:
                     folder = job.local(output["LocalPath"], host)
-                    self._store.upload_folder(folder, output["S3Uri"], root=job.local("/opt/ml", host))
+                    root = job.local("/opt/ml", host)
+                    self._store.upload_folder(folder, output["S3Uri"], root=root, caller=job.caller)
 
     def _download_to_hosts(self, job: Job, source: dict[str, Any], path: str) -> None:
         """Put all objects of an input into the folder `path` of every host; if it is sharded, every Nth into each."""
@@ -415,7 +442,7 @@ class Jobs:
         sharded = source.get("S3DataDistributionType") == "ShardedByS3Key"
         whole = job.folder / "sharded"
         for folder in [whole] if sharded else folders:
-            self._store.download(source["S3Uri"], folder, data_type=source["S3DataType"], role=job.record["RoleArn"])
+            self._store.download(source["S3Uri"], folder, data_type=source["S3DataType"], caller=job.caller)
         if not sharded:
             return
         for folder in folders:
@@ -495,8 +522,8 @@ class Jobs:
         uri = f"{job.record['CheckpointConfig']['S3Uri'].rstrip('/')}/"
         for host in job.hosts:
             job.local(path, host).mkdir(parents=True, exist_ok=True)
-            if self._store.holds(uri):  # a first run has no checkpoints yet
-                self._store.download(uri, job.local(path, host))
+            if self._store.holds(uri, caller=job.caller):  # a first run has no checkpoints yet
+                self._store.download(uri, job.local(path, host), caller=job.caller)
         return [(host, path, uri) for host in job.hosts]
 
     def _upload_model(self, job: Job) -> None:
@@ -506,7 +533,7 @@ class Jobs:
         if job.record["OutputDataConfig"].get("CompressionType") == "NONE":
             for folder, files in (("model", model), ("data", data)):
                 for name, (path, root) in files.items():
-                    self._store.upload_file(path, f"{output}/{folder}/{name}", root=root)
+                    self._store.upload_file(path, f"{output}/{folder}/{name}", root=root, caller=job.caller)
             artifacts = f"{output}/model/"
         else:
             self._upload_archive(job, model, f"{output}/model.tar.gz")
@@ -520,7 +547,7 @@ class Jobs:
         with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
             for name, (path, _) in files.items():
                 tar.add(path, name)
-        self._store.upload_file(archive, uri)
+        self._store.upload_file(archive, uri, caller=job.caller)
 
     def _run_containers(
         self,
@@ -540,7 +567,7 @@ class Jobs:
         if not isolated:  # with network isolation SageMaker gives a container no credentials either
             environment |= {
                 "AWS_ENDPOINT_URL": settings.url,
-                **identity.assume(job.record["RoleArn"], PRINCIPAL),
+                **identity.assume(job.record["RoleArn"], PRINCIPAL, job.name),
             }
         environment |= job.record.get("Environment", {})
         last_lines = dict.fromkeys(job.hosts, "")
@@ -649,7 +676,7 @@ class Jobs:
         `leave_out` is asked about a file's path below its folder.
         """
         synced = [
-            _SyncedFolder(self._store, job.local(path, host), uri, job.local("/opt/ml", host), leave_out)
+            _SyncedFolder(self._store, job.local(path, host), uri, job.local("/opt/ml", host), leave_out, job.caller)
             for host, path, uri in folders
         ]
         if not synced:
@@ -677,10 +704,16 @@ class _SyncedFolder:
     """A folder whose new and changed files go to S3 while the job runs. What is deleted in it stays in S3."""
 
     def __init__(
-        self, store: ObjectStore, folder: Path, uri: str, root: Path, leave_out: Callable[[Path], bool]
+        self,
+        store: ObjectStore,
+        folder: Path,
+        uri: str,
+        root: Path,
+        leave_out: Callable[[Path], bool],
+        caller: Caller,
     ) -> None:
         self._store, self._folder, self._uri, self._root = store, folder, uri.rstrip("/"), root
-        self._leave_out = leave_out
+        self._leave_out, self._caller = leave_out, caller
         self._seen: dict[Path, tuple[int, int]] = {}
         self._uploaded = self._states()
 
@@ -697,7 +730,9 @@ class _SyncedFolder:
         for path, state in states.items():
             if self._uploaded.get(path) != state:
                 try:
-                    self._store.upload_copy(path, f"{self._uri}/{path.relative_to(self._folder)}", self._root)
+                    self._store.upload_copy(
+                        path, f"{self._uri}/{path.relative_to(self._folder)}", self._root, self._caller
+                    )
                 except (FileNotFoundError, ObjectStoreError):
                     if os.path.lexists(path):
                         raise
@@ -819,8 +854,10 @@ def _refuse(problems: list[str]) -> None:
 
 def _unsupported_in_processing(request: Request) -> list[str]:
     """What this server cannot run, or SageMaker would refuse, in a processing request; each named."""
-    count = request["ProcessingResources"]["ClusterConfig"]["InstanceCount"]
-    problems = _too_many_hosts("ProcessingResources.ClusterConfig.InstanceCount", count)
+    cluster, where = request["ProcessingResources"]["ClusterConfig"], "ProcessingResources.ClusterConfig"
+    problems = _too_many_hosts(f"{where}.InstanceCount", cluster["InstanceCount"])
+    volume_key = cluster.get("VolumeKmsKeyId")
+    problems += role_use.refused_volume_key(f"{where}.VolumeKmsKeyId", cluster["InstanceType"], volume_key)
     for item in request.get("ProcessingInputs", []):
         if "S3Input" not in item:
             problems.append(f"ProcessingInputs '{item['InputName']}' has no S3Input; local AWS reads from S3 only")
@@ -865,6 +902,8 @@ def _unsupported_in_training(request: Request) -> list[str]:
             "local AWS runs a training job on 1 instance or more of a type that is named"
         )
     problems += _too_many_hosts("ResourceConfig.InstanceCount", count)
+    instance_type, volume_key = str(resources.get("InstanceType")), resources.get("VolumeKmsKeyId")
+    problems += role_use.refused_volume_key("ResourceConfig.VolumeKmsKeyId", instance_type, volume_key)
     if "StoppingCondition" not in request:
         problems.append("StoppingCondition is missing")
     problems += _problems_of_spot(request)

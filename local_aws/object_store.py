@@ -21,6 +21,10 @@ from moto.s3 import notifications
 from moto.s3.exceptions import MissingBucket
 from moto.s3.models import FakeKey, S3Backend, s3_backends
 
+from local_aws import authorization
+from local_aws.authorization import ADMINISTRATOR, AccessDenied, Caller
+from local_aws.enforcement import key_wanted
+from local_aws.request_actions import Wanted, s3_list, s3_object
 from local_aws.service_faults import TRANSFER_ATTEMPTS, ServiceFault, faults
 from local_aws.settings import Settings
 
@@ -41,7 +45,7 @@ class ObjectStore:
     def _backend(self) -> S3Backend:
         return s3_backends[self._settings.account]["aws"]
 
-    def download(self, uri: str, folder: Path, *, data_type: str = "S3Prefix", role: str = "") -> int:
+    def download(self, uri: str, folder: Path, *, data_type: str = "S3Prefix", caller: Caller = ADMINISTRATOR) -> int:
         """Copy what `uri` names into `folder` and return the number of bytes.
 
         S3Prefix takes every key that starts with the prefix, as SageMaker does: `s3://b/train` takes `train/x` (as `x`),
@@ -51,12 +55,14 @@ class ObjectStore:
         """
         folder.mkdir(parents=True, exist_ok=True)
         if data_type == "ManifestFile":
-            found = self._manifest_objects(uri, role)
+            found = self._manifest_objects(uri, caller)
         else:
+            self._authorize_list(caller, uri)
             found = list(self._prefix_objects(uri))
             if not found:
-                raise self._nothing_found(data_type, uri, role)
+                raise self._nothing_found(data_type, uri, caller)
         for key, relative in found:
+            self._authorize_object(caller, "GetObject", key.bucket_name, key.name)
             target = folder / relative
             if not target.resolve().is_relative_to(folder.resolve()):
                 raise ObjectStoreError(
@@ -72,9 +78,10 @@ class ObjectStore:
                 ) from None
         return sum(int(key.size) for key, _ in found)
 
-    def holds(self, uri: str) -> bool:
+    def holds(self, uri: str, *, caller: Caller = ADMINISTRATOR) -> bool:
         """Whether an object's key starts with that of `uri`. Raises ObjectStoreError if the bucket is not there."""
         bucket, _ = split(uri)
+        self._authorize_list(caller, uri)
         try:
             self._backend.get_bucket(bucket)
         except MissingBucket:
@@ -83,17 +90,17 @@ class ObjectStore:
             ) from None
         return any(True for _ in self._prefix_objects(uri))
 
-    def download_model(self, container: dict[str, Any], folder: Path, *, role: str) -> None:
+    def download_model(self, container: dict[str, Any], folder: Path, *, caller: Caller) -> None:
         """Put a model container's files into `folder`: ModelDataSource (uncompressed or tar.gz) or ModelDataUrl (tar.gz)."""
         folder.mkdir(parents=True, exist_ok=True)
         source = container.get("ModelDataSource", {}).get("S3DataSource")
         if source is not None and source["CompressionType"] == "None":
-            self.download(source["S3Uri"], folder, role=role)
+            self.download(source["S3Uri"], folder, caller=caller)
             return
         uri = source["S3Uri"] if source is not None else container.get("ModelDataUrl")
         if uri is None:
             return  # an image that brings its own model
-        archive = self.read_object(uri, role=role)
+        archive = self.read_object(uri, caller=caller)
         try:
             with tarfile.open(fileobj=archive) as tar:
                 tar.extractall(folder, filter="data")
@@ -102,22 +109,31 @@ class ObjectStore:
         finally:
             archive.close()
 
-    def read(self, uri: str, *, role: str = "") -> bytes:
+    def read(self, uri: str, *, caller: Caller = ADMINISTRATOR) -> bytes:
         """The content of one object. Raises ObjectStoreError if it is not there."""
-        with self.read_object(uri, role=role) as file:
+        with self.read_object(uri, caller=caller) as file:
             content: bytes = file.read()
         return content
 
-    def read_object(self, uri: str, *, role: str = "") -> Any:
+    def read_object(self, uri: str, *, caller: Caller = ADMINISTRATOR) -> Any:
         """One object as a binary file that the caller closes."""
         bucket, name = split(uri)
+        self._authorize_object(caller, "GetObject", bucket, name)
         key = self._objects(bucket).get(name)
         if key is None:
-            raise self._nothing_found("S3Prefix", uri, role)
+            raise self._nothing_found("S3Prefix", uri, caller)
         _meet_faults("GetObject", bucket, name)
         return _open(key)
 
-    def upload_folder(self, folder: Path, uri: str, *, keep: bool = False, root: Path | None = None) -> int:
+    def upload_folder(
+        self,
+        folder: Path,
+        uri: str,
+        *,
+        keep: bool = False,
+        root: Path | None = None,
+        caller: Caller = ADMINISTRATOR,
+    ) -> int:
         """Upload every file below `folder` to `uri`/<path below folder>; returns the number of bytes.
 
         Unless `keep` is set the files are taken over: they are gone from the folder afterwards. Links are followed as the
@@ -127,20 +143,21 @@ class ObjectStore:
         total = 0
         for path in sorted(path for path in folder.rglob("*") if path.is_symlink() or path.is_file()):
             name = "/".join(part for part in (prefix.rstrip("/"), str(PurePosixPath(path.relative_to(folder)))) if part)
-            total += self._upload(path, bucket, name, keep=keep or path.is_symlink(), root=root or folder)
+            keeps = keep or path.is_symlink()
+            total += self._upload(path, bucket, name, keep=keeps, root=root or folder, caller=caller)
         return total
 
-    def upload_file(self, path: Path, uri: str, *, root: Path | None = None) -> int:
+    def upload_file(self, path: Path, uri: str, *, root: Path | None = None, caller: Caller = ADMINISTRATOR) -> int:
         """Upload one file, which is taken over; returns the number of bytes. A link is followed as upload_folder does."""
         bucket, name = split(uri)
-        return self._upload(path, bucket, name, keep=path.is_symlink(), root=root or path.parent)
+        return self._upload(path, bucket, name, keep=path.is_symlink(), root=root or path.parent, caller=caller)
 
-    def upload_copy(self, path: Path, uri: str, root: Path) -> int:
+    def upload_copy(self, path: Path, uri: str, root: Path, caller: Caller) -> int:
         """Upload one file that stays where it is; returns the number of bytes."""
         bucket, name = split(uri)
-        return self._upload(path, bucket, name, keep=True, root=root)
+        return self._upload(path, bucket, name, keep=True, root=root, caller=caller)
 
-    def _upload(self, path: Path, bucket_name: str, name: str, *, keep: bool, root: Path) -> int:
+    def _upload(self, path: Path, bucket_name: str, name: str, *, keep: bool, root: Path, caller: Caller) -> int:
         try:
             bucket = self._backend.get_bucket(bucket_name)
         except MissingBucket:
@@ -148,6 +165,7 @@ class ObjectStore:
                 f'ClientError: cannot upload to "s3://{bucket_name}/{name}": the bucket does not exist; '
                 "create it, or change the output's S3 URI"
             ) from None
+        self._authorize_object(caller, "PutObject", bucket_name, name)
         source = _behind_links(path, root)
         _meet_faults("PutObject", bucket_name, name)
         if keep:
@@ -179,6 +197,22 @@ class ObjectStore:
         notifications.send_event(self._settings.account, event, bucket, key)
         return size
 
+    def _authorize_list(self, caller: Caller, uri: str) -> None:
+        bucket, prefix = split(uri)
+        self._authorize(caller, [s3_list(bucket, prefix)])
+
+    def _authorize_object(self, caller: Caller, action: str, bucket: str, key: str) -> None:
+        wanted = [s3_object(action, bucket, key)]
+        self._authorize(caller, [*wanted, *key_wanted(bucket, key, self._settings, writes=action == "PutObject")])
+
+    @staticmethod
+    def _authorize(caller: Caller, wanted: list[Wanted]) -> None:
+        for one in wanted:
+            try:
+                authorization.authorize(caller, one.action, one.resource, one.context)
+            except AccessDenied as error:
+                raise ObjectStoreError(f"ClientError: AccessDenied: {error}") from None
+
     def _objects(self, bucket: str) -> dict[str, FakeKey]:
         """The bucket's current objects by key; nothing if there is no such bucket."""
         try:
@@ -197,9 +231,9 @@ class ObjectStore:
             below = prefix == "" or prefix.endswith("/") or name.startswith(prefix + "/")
             yield key, name[len(prefix) :].lstrip("/") if below else name[prefix.rfind("/") + 1 :]
 
-    def _manifest_objects(self, uri: str, role: str) -> list[tuple[FakeKey, str]]:
+    def _manifest_objects(self, uri: str, caller: Caller) -> list[tuple[FakeKey, str]]:
         try:
-            manifest = json.loads(self.read(uri, role=role))
+            manifest = json.loads(self.read(uri, caller=caller))
             start, *names = manifest
             prefix: str = start["prefix"]
             if not all(isinstance(name, str) for name in names):
@@ -216,11 +250,11 @@ class ObjectStore:
             raise ObjectStoreError(f'ClientError: the manifest "{uri}" names {shown}, which S3 does not hold')
         return [(objects[start_key + name], name.lstrip("/")) for name in names]
 
-    def _nothing_found(self, data_type: str, uri: str, role: str) -> ObjectStoreError:
+    def _nothing_found(self, data_type: str, uri: str, caller: Caller) -> ObjectStoreError:
         return ObjectStoreError(
             f'ClientError: Data download failed:S3DataType:{data_type}. No S3 objects found under S3 URL "{uri}" given in input data '
             f"source. Please ensure that the bucket exists in the selected region ({self._settings.region}), that objects exist under "
-            f'that S3 prefix, and that the role "{role}" has "s3:ListBucket" permissions on bucket "{split(uri)[0]}".'
+            f'that S3 prefix, and that the role "{caller.principal}" has "s3:ListBucket" permissions on bucket "{split(uri)[0]}".'
         )
 
 

@@ -18,6 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from local_aws import expressions, identity, pipeline_definition
+from local_aws.authorization import Caller
 from local_aws.expressions import ExpressionError
 from local_aws.jobs import Jobs, Kind
 from local_aws.object_store import ObjectStore, ObjectStoreError
@@ -121,6 +122,11 @@ class Execution:
     def arn(self) -> str:
         return str(self.record["PipelineExecutionArn"])
 
+    @property
+    def name(self) -> str:
+        """As what the pipeline's role is known: <pipeline>-<execution id>."""
+        return "-".join(self.arn.rsplit("/", 3)[1::2])
+
     def still_to_run(self, steps: list[Step]) -> list[Step]:
         """Those of `steps` that this execution runs and has not started yet."""
         started = {step.name for step in self.steps}
@@ -171,7 +177,7 @@ class Runner:
             jobs = [step.job for step in running if step.job is not None]
         self._emit_execution(execution, "Executing")
         for job in jobs:
-            self._stop_job(job)
+            self._stop_job(execution, job)
 
     def forget(self, pipeline_arn: str) -> None:
         """Drop the cached steps of a pipeline that was deleted."""
@@ -302,8 +308,9 @@ class Runner:
             stopping = execution.stop_requested
         self._set_step(execution, run, {"Metadata": {f"{kind}Job": {"Arn": arn}}})
         if stopping:  # the request to stop came while the job was being created
-            self._stop_job(run.job)
-        job = self._jobs.wait(kind, name)
+            self._stop_job(execution, run.job)
+        self._jobs.wait(kind, name)
+        job = self._call(execution, f"Describe{kind}Job", {f"{kind}JobName": name})
         status = job[f"{kind}JobStatus"]
         if execution.stop_requested:
             raise StepStopped
@@ -338,7 +345,7 @@ class Runner:
         """Call SageMaker as the pipeline's role, over its own API. Raises StepFailed."""
         try:
             validate(operation, request)
-            client = self._client(execution.role)
+            client = self._client(execution)
             response: dict[str, Any] = getattr(client, botocore.xform_name(operation))(**request)
         except ValidationException as error:
             raise StepFailed(f"ClientError: {error.message} (request of sagemaker:{operation})") from None
@@ -351,9 +358,9 @@ class Runner:
         response.pop("ResponseMetadata", None)
         return response
 
-    def _client(self, role: str) -> Any:
+    def _client(self, execution: Execution) -> Any:
         settings = self._service.settings
-        credentials = identity.assume(role, PRINCIPAL)
+        credentials = identity.assume(execution.role, PRINCIPAL, execution.name)
         with self._botocore_lock:
             return boto3.Session(botocore_session=self._botocore).client(
                 "sagemaker",
@@ -365,13 +372,12 @@ class Runner:
                 config=Config(retries={"total_max_attempts": 1}),  # the step's own retry policies decide
             )
 
-    def _stop_job(self, job: tuple[Kind, str]) -> None:
+    def _stop_job(self, execution: Execution, job: tuple[Kind, str]) -> None:
         kind, name = job
-        stop = self._jobs.stop_processing_job if kind == "Processing" else self._jobs.stop_training_job
         try:
-            stop({f"{kind}JobName": name})
-        except ValidationException:
-            log.info("%s ended before it could be stopped", name)
+            self._call(execution, f"Stop{kind}Job", {f"{kind}JobName": name})
+        except StepFailed as failure:
+            log.info("%s was not stopped; it may have ended before: %s", name, failure)
 
     def _resource_name(self, execution: Execution, run: StepRun) -> str:
         """`pipelines-<execution>-<step>-<random>`, at most 63 characters, as the service names what a step makes."""
@@ -385,7 +391,7 @@ class Runner:
 
         def text_at(uri: str) -> str:
             try:
-                return self._store.read(uri).decode()
+                return self._store.read(uri, caller=Caller(execution.role, execution.name)).decode()
             except (ObjectStoreError, UnicodeDecodeError) as error:
                 raise ExpressionError(f"cannot read {uri}: {error}") from None
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Any
 
+from local_aws import enforcement
+from local_aws.authorization import AccessDenied
 from local_aws.endpoint_router import Router, StreamedAnswer, error_answer
 from local_aws.serving_process import Answer
 
@@ -44,6 +46,10 @@ def _reply(router: Router, name: str, operation: str, environment: dict[str, Any
         for name, value in environment.items()
         if name.startswith("HTTP_") or name == "CONTENT_TYPE"
     }
+    try:
+        enforcement.authorize_invocation(headers, name)
+    except AccessDenied as error:
+        return error_answer(403, "AccessDeniedException", str(error))
     if operation == "invocations":
         return router.invoke(name, body, headers)
     if operation == "invocations-response-stream":

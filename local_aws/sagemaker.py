@@ -1,6 +1,5 @@
 """SageMaker on this machine: its operations, installed over moto's answers so that jobs, pipelines and endpoints really run."""
 
-import json
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +25,7 @@ from local_aws.sagemaker_api import (
     Service,
     ServiceError,
     UnsupportedOperation,
-    ValidationException,
+    json_body,
     service_model,
     validate,
 )
@@ -129,23 +128,13 @@ def interrupt(training_job: str) -> None:
 def _handler(sagemaker: SageMaker, operation: str) -> Callable[[SageMakerResponse], ActionResult]:
     def handle(response: SageMakerResponse) -> ActionResult:
         try:
-            request = _json(response.raw_body)
+            request = json_body(response.raw_body)
             answer = sagemaker.call(operation, request)
         except ServiceError as error:
             raise SagemakerClientError(error.code, error.message) from None
         return ActionResult(answer) if answer else EmptyResult()
 
     return handle
-
-
-def _json(body: bytes) -> Request:
-    try:
-        request = json.loads(body or b"{}")
-    except ValueError as error:
-        raise ValidationException(f"The request is not JSON: {error}") from None
-    if not isinstance(request, dict):
-        raise ValidationException(f"The request must be a JSON object, and is {type(request).__name__}")
-    return request
 
 
 def _without_nulls(value: Any) -> Any:

@@ -3,6 +3,7 @@
 import datetime
 import difflib
 import functools
+import json
 import logging
 import math
 import re
@@ -78,7 +79,7 @@ class Service:
     def check_role(self, role: str) -> None:
         """Raise ValidationException unless SageMaker can assume the role, as the service does when it is handed one."""
         try:
-            identity.assume(role, PRINCIPAL)
+            identity.check(role, PRINCIPAL)
         except identity.RoleError as error:
             raise ValidationException(
                 f"Could not assume role {role}. Please ensure that the role exists and allows principal "
@@ -119,6 +120,17 @@ def now() -> datetime.datetime:
 def random_id(length: int) -> str:
     """A random name of lower-case hexadecimal digits."""
     return uuid.uuid4().hex[:length]
+
+
+def json_body(body: bytes) -> Request:
+    """The JSON object in a request's body. Raises ValidationException."""
+    try:
+        request = json.loads(body or b"{}")
+    except ValueError as error:
+        raise ValidationException(f"The request is not JSON: {error}") from None
+    if not isinstance(request, dict):
+        raise ValidationException(f"The request must be a JSON object, and is {type(request).__name__}")
+    return request
 
 
 def tags_of(request: Request) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The server: moto's application on localhost, with our rooms installed in it, and an orderly end."""
 
+import json
 import logging
 import os
 import signal
@@ -51,7 +52,9 @@ def serve(
     from werkzeug.serving import make_server
 
     from local_aws import (
+        authorization,
         cloudformation,
+        enforcement,
         events,
         identity,
         limits,
@@ -72,6 +75,8 @@ def serve(
         ) from None
     settings = Settings(root, images, server.port, region, ACCOUNT, f"http://{HOST}:{server.port}", time_factor)
     os.environ["MOTO_PORT"] = str(server.port)
+    authorization.install(settings)
+    enforcement.install(settings)
     identity.install(settings)
     events.install(settings)
     cloudformation.install(settings)
@@ -88,7 +93,9 @@ def serve(
     scheduler.install(settings)
     for rule in rules:
         service_faults.faults.add(rule)
-    server.app = runtime.over(_with_controls(service_faults.faults.over(moto)), rooms.endpoints.router)
+    server.app = _for_this_machine(
+        runtime.over(_with_controls(service_faults.faults.over(moto)), rooms.endpoints.router)
+    )
 
     stopping = threading.Event()
 
@@ -108,14 +115,33 @@ def serve(
         survival.save(kept, rooms)
 
 
+def _for_this_machine(application: Any) -> Any:
+    """The application, for requests that were meant for this machine.
+
+    A web page can have its own name resolve to 127.0.0.1 and so make a browser talk to us (DNS rebinding); the Host
+    header then still has the page's name. S3's clients put a bucket's name before ours.
+    """
+
+    def answer(environment: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        host = str(environment.get("HTTP_HOST", HOST)).rsplit(":", 1)[0].lower()
+        if host in (HOST, "127.0.0.1") or host.endswith(f".{HOST}"):
+            return application(environment, start_response)  # type: ignore[no-any-return]
+        text = f"the host {host!r} is not served here: local AWS answers to {HOST} and 127.0.0.1 only\n"
+        start_response("403 Forbidden", [("Content-Type", "text/plain")])
+        return [text.encode()]
+
+    return answer
+
+
 def _with_controls(application: Any) -> Any:
     """The application, and what AWS has no request for.
 
     POST /_local/clock?advance_seconds=N moves the scheduler's clock forward; POST /_local/interrupt?job=NAME reclaims
     the spot instances of a training job; POST /_local/faults?service=s3&error=SlowDown adds a rule of service_faults.py,
-    and POST /_local/faults?clear=all removes every rule.
+    and POST /_local/faults?clear=all removes every rule;
+    POST /_local/authorizations lists, as JSON, every call that a policy allowed, with the statements that did.
     """
-    from local_aws import sagemaker, scheduler
+    from local_aws import authorization, sagemaker, scheduler
     from local_aws.sagemaker_api import ValidationException
 
     def advance_clock(query: dict[str, list[str]]) -> str:
@@ -137,8 +163,12 @@ def _with_controls(application: Any) -> Any:
         service_faults.faults.add(rule)
         return f"{rule}"
 
+    def authorizations(query: dict[str, list[str]]) -> str:
+        return json.dumps(authorization.records())
+
     controls = {
         "/_local/faults": (fault, "use POST /_local/faults?service=s3&error=SlowDown, or ?clear=all"),
+        "/_local/authorizations": (authorizations, "use POST /_local/authorizations"),
         "/_local/clock": (advance_clock, "use POST /_local/clock?advance_seconds=N, N from 0"),
         "/_local/interrupt": (interrupt, "use POST /_local/interrupt?job=NAME, NAME of a training job"),
     }

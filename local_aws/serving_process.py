@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from local_aws import identity
+from local_aws import identity, role_use
+from local_aws.authorization import ADMINISTRATOR, Caller
 from local_aws.containers import Container, ContainerError, ContainerSpec, LogStream, image_folder
 from local_aws.faults import Faults
 from local_aws.object_store import ObjectStore, ObjectStoreError
+from local_aws.request_actions import Place
 from local_aws.sagemaker_api import PRINCIPAL, Service, random_id
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class Served:
     isolated: bool
     startup_seconds: float
     what: str = "production variant"
+    vpc: dict[str, Any] | None = None  # VpcConfig of the model
 
     @property
     def image(self) -> str:
@@ -116,6 +119,18 @@ class ServingProcess:
         self.came_up = False
 
     @property
+    def _caller(self) -> Caller:
+        """The model as who calls: its role; a model without one has nothing that needs it."""
+        return Caller(self.served.role, self.served.endpoint) if self.served.role else ADMINISTRATOR
+
+    def _use_role(self) -> None:
+        """What SageMaker does with the model's role before its container starts. Raises RoleUseDenied."""
+        place = Place(self._service.settings.region, self._service.settings.account)
+        logs = role_use.of_logs(place, self._log_group, [self._log_stream])
+        network = role_use.of_network(place, self.served.vpc)
+        role_use.require(self._caller, [*network, *role_use.of_image(self.served.image), *logs])
+
+    @property
     def log_stream_arn(self) -> str:
         settings = self._service.settings
         return (
@@ -140,9 +155,10 @@ class ServingProcess:
         """Get the model's files, start the process, wait until it is healthy. Raises EndpointFailed."""
         try:
             image_folder(self.served.image, self._service.settings.images)  # an unknown image fails before the copy
-            self._store.download_model(self.served.definition, self._folder / "ml" / "model", role=self.served.role)
+            self._use_role()
+            self._store.download_model(self.served.definition, self._folder / "ml" / "model", caller=self._caller)
             self._start_container()
-        except (ContainerError, ObjectStoreError, identity.RoleError) as error:
+        except (ContainerError, ObjectStoreError, identity.RoleError, role_use.RoleUseDenied) as error:
             raise EndpointFailed(str(error)) from None
         self._wait_until_healthy()
         for name, uri in self.adapters.items():
@@ -155,7 +171,7 @@ class ServingProcess:
         self.adapters[name] = uri
         folder = self._folder / "ml" / "adapters" / name
         try:
-            self._store.download_model({"ModelDataUrl": uri}, folder, role=self.served.role)
+            self._store.download_model({"ModelDataUrl": uri}, folder, caller=self._caller)
             body = json.dumps({"name": name, "src": f"/opt/ml/adapters/{name}"}).encode()
             with self._exchange("POST", "/adapters", body, {}, ADAPTER_SECONDS) as response:
                 text = response.read().decode(errors="replace")
@@ -209,7 +225,10 @@ class ServingProcess:
             command = [python, "-I", "-S", str(PORT_BRIDGE), "/opt/ml/port", str(self._port), "--", *command]
             visible = [PACKAGE]
         elif self.served.role:
-            environment |= {"AWS_ENDPOINT_URL": settings.url, **identity.assume(self.served.role, PRINCIPAL)}
+            environment |= {
+                "AWS_ENDPOINT_URL": settings.url,
+                **identity.assume(self.served.role, PRINCIPAL, self.served.endpoint),
+            }
         stream = LogStream(self._log_group, self._log_stream, settings.account, settings.region)
         spec = ContainerSpec(
             image=image_folder(self.served.image, settings.images),

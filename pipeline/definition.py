@@ -24,7 +24,7 @@ from sagemaker.mlops.workflow.fail_step import FailStep
 from sagemaker.mlops.workflow.steps import StepTypeEnum
 
 from config import jumpstart_lock
-from config.settings import ApprovalStatus, PeftType, Settings, TrainingSettings, TuningMode
+from config.settings import ApprovalStatus, PeftType, Settings, TrainingSettings, TuningMode, has_local_storage
 from pipeline import gates
 from pipeline.sdk import (
     CACHE_FOR_30_DAYS,
@@ -49,10 +49,12 @@ RESOURCES = (
     "DeployRole",
     "MonitorRole",
     "ServingRole",
+    "Key",
 )
 
 Value: TypeAlias = str | PipelineVariable
 
+KEY = "${Key}"  # ARN of the KMS key
 CODE_URI = "s3://${CodeBucket}/${CodeKey}"
 PROCESSING_CODE = "/opt/ml/processing/input/code"
 TRAINING_CODE = "/opt/ml/input/data/code"
@@ -351,16 +353,18 @@ def training_request(settings: Settings, parameters: Parameters) -> Request:
     request: Request = {
         "RoleArn": "${TrainRole}",
         # Uncompressed: a 15 GB archive costs minutes at both ends, and the endpoint reads the prefix as it is.
-        "OutputDataConfig": {"S3OutputPath": run_uri("model"), "CompressionType": "NONE"},
+        "OutputDataConfig": {"S3OutputPath": run_uri("model"), "CompressionType": "NONE", "KmsKeyId": KEY},
         "ResourceConfig": {
             "InstanceType": parameters.training_instance_type,
             "InstanceCount": parameters.training_instance_count,
             "VolumeSizeInGB": training.volume_gb,
+            **volume_key(training.instance_type),
         },
         "StoppingCondition": {"MaxRuntimeInSeconds": int(training.max_runtime_hours * 3600)},
         # Tracking on a server is the one thing that a training says to anybody.
         "EnableNetworkIsolation": training.mlflow_server is None,
         "EnableInterContainerTrafficEncryption": True,
+        "Tags": job_tags(settings),
     }
     if training.keep_alive_minutes:
         request["ResourceConfig"]["KeepAlivePeriodInSeconds"] = training.keep_alive_minutes * 60
@@ -649,6 +653,7 @@ def processing_request(
                 "InstanceType": instance_type,
                 "InstanceCount": instance_count,
                 "VolumeSizeInGB": settings.processing.volume_gb,
+                **volume_key(instance_type),
             }
         },
         "AppSpecification": {
@@ -679,8 +684,20 @@ def processing_request(
                     },
                 }
                 for name in outputs
-            ]
+            ],
+            "KmsKeyId": KEY,
         },
         "NetworkConfig": {"EnableNetworkIsolation": isolated},
         "StoppingCondition": {"MaxRuntimeInSeconds": int((settings.processing.max_runtime_hours + waits_hours) * 3600)},
+        "Tags": job_tags(settings),
     }
+
+
+def volume_key(instance_type: str) -> dict[str, str]:
+    """The key of an instance's volumes, where SageMaker takes one."""
+    return {} if has_local_storage(instance_type) else {"VolumeKmsKeyId": KEY}
+
+
+def job_tags(settings: Settings) -> list[dict[str, str]]:
+    """Tags of every job, as those of the stacks' resources: whose it is, for bills and clean-ups."""
+    return [{"Key": "application", "Value": settings.name}]

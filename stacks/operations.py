@@ -6,6 +6,7 @@ from aws_cdk import CfnOutput, Duration, Stack
 from aws_cdk import aws_budgets as budgets
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from aws_cdk import aws_sqs as sqs
@@ -28,13 +29,16 @@ class OperationsStack(Stack):
         id_: str,
         *,
         settings: Settings,
+        key: kms.IKey,
         undelivered: Sequence[sqs.IQueue],
         alarms: Sequence[cloudwatch.IAlarm],
         **kwargs: object,
     ) -> None:
         """`undelivered` hold starts that failed; `alarms` of other stacks are told too."""
         super().__init__(scope, id_, **kwargs)  # type: ignore[arg-type]
-        topic = sns.Topic(self, "Notifications", display_name=f"{settings.name} on SageMaker", enforce_ssl=True)
+        topic = sns.Topic(
+            self, "Notifications", display_name=f"{settings.name} on SageMaker", enforce_ssl=True, master_key=key
+        )
         email = settings.operations.notification_email
         if email:
             topic.add_subscription(subscriptions.EmailSubscription(email))

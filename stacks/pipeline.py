@@ -4,16 +4,18 @@ from pathlib import Path
 
 from aws_cdk import ArnFormat, CfnOutput, Fn, RemovalPolicy, Stack
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sagemaker as sagemaker
 from constructs import Construct
 
 from config import jumpstart_lock
 from config.jumpstart_lock import Training
-from config.settings import Settings
+from config.settings import Settings, has_local_storage
 from pipeline.definition import compare_definition, deploy_definition, finetune_definition
 from pipeline.monitor import NAMESPACE as TRAFFIC_NAMESPACE
 from pipeline.monitor import monitor_definition
+from stacks.components.permissions import delete_objects, list_objects, read_objects, use_key, write_objects
 from stacks.components.service_role import ServiceRole
 from stacks.components.step_code import StepCode
 
@@ -38,6 +40,7 @@ class PipelineStack(Stack):
         settings: Settings,
         raw_bucket: s3.IBucket,
         artifact_bucket: s3.IBucket,
+        key: kms.IKey,
         step_code_zip: Path,
         **kwargs: object,
     ) -> None:
@@ -60,27 +63,35 @@ class PipelineStack(Stack):
             self, "PipelineRole", service="sagemaker.amazonaws.com", description="Runs the steps of the pipelines"
         )
 
-        for role in (prepare_role, train_role, evaluate_role, deploy_role):
-            code.grant_read(role)
+        takes_key = {
+            prepare_role: settings.processing.prepare_instance_type,
+            train_role: settings.training.instance_type,
+            evaluate_role: settings.processing.evaluate_instance_type,
+            deploy_role: settings.processing.deploy_instance_type,
+        }
+        for role, instance_type in takes_key.items():
+            read_objects(role, "StepCode", code.bucket, code.s3_object_key)
+            list_objects(role, "StepCode", code.bucket, code.s3_object_key)
+            use_key(role, key, writes=True, volumes=not has_local_storage(instance_type))
 
-        raw_bucket.grant_read(prepare_role)
-        artifact_bucket.grant_read(prepare_role, "datasets/*")
-        artifact_bucket.grant_put(prepare_role, "datasets/*")
-        artifact_bucket.grant_delete(prepare_role, "datasets/.exchange/*")  # what instances hand each other
-        artifact_bucket.grant_read(prepare_role, "base-models/*")  # the tokenizer, and whether the weights are there
-        artifact_bucket.grant_put(prepare_role, "runs/*")
-        artifact_bucket.grant_read(prepare_role, "runs/*")  # whether the approved model is still there
+        read_objects(prepare_role, "RawData", raw_bucket, "*")
+        list_objects(prepare_role, "RawData", raw_bucket)
+        # base-models/: the tokenizer, and whether the weights are there; runs/: whether the approved model still is.
+        read_objects(prepare_role, "Artifacts", artifact_bucket, "datasets/*", "base-models/*", "runs/*")
+        list_objects(prepare_role, "Artifacts", artifact_bucket)
+        write_objects(prepare_role, "Datasets", artifact_bucket, "datasets/*", "runs/*")
+        if settings.processing.prepare_instance_count > 1:  # what instances hand each other
+            delete_objects(prepare_role, "Exchanged", artifact_bucket, "datasets/.exchange/*")
         self._grant_find_packages(prepare_role, settings)
         self._grant_see_other_runs(prepare_role, settings.finetune_pipeline_name)
 
-        artifact_bucket.grant_read(train_role, "datasets/*")
-        artifact_bucket.grant_read(train_role, "base-models/*")
-        artifact_bucket.grant_put(train_role, "runs/*")
-        artifact_bucket.grant_read(train_role, "checkpoints/*")
-        artifact_bucket.grant_put(train_role, "checkpoints/*")
+        read_objects(train_role, "Artifacts", artifact_bucket, "datasets/*", "base-models/*", "checkpoints/*")
+        list_objects(train_role, "Artifacts", artifact_bucket, "datasets/*", "base-models/*", "checkpoints/*")
+        write_objects(train_role, "Model", artifact_bucket, "runs/*", "checkpoints/*")
         if settings.training.mlflow_server:
             train_role.add_to_policy(
                 iam.PolicyStatement(
+                    sid="Track",
                     actions=[f"sagemaker-mlflow:{action}" for action in MLFLOW_ACTIONS],
                     resources=[settings.training.mlflow_server],
                 )
@@ -89,32 +100,39 @@ class PipelineStack(Stack):
         if settings.backend == "jumpstart":
             self._grant_jumpstart(train_role, evaluate_role, jumpstart_lock.training_of(settings))
 
-        artifact_bucket.grant_read(evaluate_role, "datasets/*")
-        artifact_bucket.grant_read(evaluate_role, "base-models/*")
-        artifact_bucket.grant_read(evaluate_role, "prompts/*")
-        artifact_bucket.grant_read(evaluate_role, "runs/*")
-        artifact_bucket.grant_put(evaluate_role, "runs/*")
+        read = ("datasets/*", "base-models/*", "prompts/*", "runs/*")
+        read_objects(evaluate_role, "Artifacts", artifact_bucket, *read)
+        list_objects(evaluate_role, "Artifacts", artifact_bucket, *read)
+        write_objects(evaluate_role, "Evaluation", artifact_bucket, "runs/*")
         if settings.gate.judge_model_id:
             self._grant_judge(evaluate_role, settings.gate.judge_model_id)
 
-        artifact_bucket.grant_read(deploy_role, "runs/*")  # when the model was written, and what it answered then
-        artifact_bucket.grant_put(deploy_role, "runs/*")
-        artifact_bucket.grant_read(deploy_role, "adapters/*")
-        artifact_bucket.grant_put(deploy_role, "adapters/*")
+        # When the model was written, what it answered then, and its adapter.
+        adapters = settings.release.serve == "adapter"
+        read_objects(deploy_role, "Artifacts", artifact_bucket, "runs/*", *(["adapters/*"] if adapters else []))
+        list_objects(deploy_role, "Artifacts", artifact_bucket)
+        write_objects(deploy_role, "Deployment", artifact_bucket, "runs/*", *(["adapters/*"] if adapters else []))
         self._grant_release(deploy_role, serving_role, settings)
-        job_roles = [prepare_role, train_role, evaluate_role, deploy_role]
+
+        served = ("adapters/*", "base-models/*") if adapters else ("runs/*",)
+        read_objects(serving_role, "Model", artifact_bucket, *served)
+        list_objects(serving_role, "Model", artifact_bucket, *served)
+        captures = settings.monitoring.enabled
+        use_key(serving_role, key, writes=captures, volumes=not has_local_storage(settings.release.instance_type))
+        job_roles = [*takes_key]
         monitor_role = None
-        if settings.monitoring.enabled:
+        if captures:
+            write_objects(serving_role, "Traffic", artifact_bucket, "captured/*")
             monitor_role = self._job_role("MonitorRole", "Compares the endpoint's traffic with its evaluation")
-            code.grant_read(monitor_role)
+            read_objects(monitor_role, "StepCode", code.bucket, code.s3_object_key)
+            list_objects(monitor_role, "StepCode", code.bucket, code.s3_object_key)
+            use_key(monitor_role, key, writes=True, volumes=not has_local_storage(settings.monitoring.instance_type))
             self._grant_look_at_traffic(monitor_role, artifact_bucket, settings)
-            artifact_bucket.grant_put(serving_role, "captured/*")
             job_roles.append(monitor_role)
-        for folder in ("runs", "adapters", "base-models"):
-            artifact_bucket.grant_read(serving_role, f"{folder}/*")
 
         # The pipeline reads property files itself and hands each job its role.
-        artifact_bucket.grant_read(pipeline_role, "runs/*")
+        read_objects(pipeline_role, "PropertyFiles", artifact_bucket, "runs/*")
+        use_key(pipeline_role, key)
         self._grant_run_jobs(pipeline_role, job_roles, settings)
 
         resources = {
@@ -127,6 +145,7 @@ class PipelineStack(Stack):
             "EvaluateRole": evaluate_role.role_arn,
             "DeployRole": deploy_role.role_arn,
             "ServingRole": serving_role.role_arn,
+            "Key": key.key_arn,
         }
         self.finetune_pipeline = self._pipeline(
             "FinetunePipeline",
@@ -173,22 +192,27 @@ class PipelineStack(Stack):
         role = ServiceRole(self, id_, service="sagemaker.amazonaws.com", description=description)
         role.add_to_policy(
             iam.PolicyStatement(
+                sid="Logs",
                 actions=["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
                 resources=[self.format_arn(service="logs", resource="log-group:/aws/sagemaker/*")],
             )
         )
         role.add_to_policy(
             iam.PolicyStatement(
+                sid="Metrics",
                 actions=["cloudwatch:PutMetricData"],
                 resources=["*"],  # the action knows no resources; the namespace limits it
                 conditions={"StringLike": {"cloudwatch:namespace": ["/aws/sagemaker/*", "aws/sagemaker/*"]}},
             )
         )
         role.add_to_policy(
-            iam.PolicyStatement(actions=["ecr:GetAuthorizationToken"], resources=["*"])  # knows no resources
+            iam.PolicyStatement(
+                sid="ImageToken", actions=["ecr:GetAuthorizationToken"], resources=["*"]
+            )  # knows no resources
         )
         role.add_to_policy(
             iam.PolicyStatement(
+                sid="ImageLayers",
                 actions=["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
                 resources=[DEEP_LEARNING_CONTAINERS.format(partition=self.partition)],
             )
@@ -200,6 +224,7 @@ class PipelineStack(Stack):
         group = settings.model_package_group_name
         role.add_to_policy(
             iam.PolicyStatement(
+                sid="FindPackages",
                 actions=["sagemaker:ListModelPackages", "sagemaker:DescribeModelPackage"],
                 resources=[
                     self.format_arn(service="sagemaker", resource="model-package-group", resource_name=group),
@@ -211,18 +236,25 @@ class PipelineStack(Stack):
     def _grant_see_other_runs(self, role: iam.Role, pipeline_name: str) -> None:
         """What overlap.py asks: which executions of the pipeline have not ended, and how far they are."""
         pipeline = self.format_arn(service="sagemaker", resource="pipeline", resource_name=pipeline_name)
-        role.add_to_policy(iam.PolicyStatement(actions=["sagemaker:ListPipelineExecutions"], resources=[pipeline]))
         role.add_to_policy(
-            iam.PolicyStatement(actions=["sagemaker:ListPipelineExecutionSteps"], resources=[f"{pipeline}/execution/*"])
+            iam.PolicyStatement(sid="FindRuns", actions=["sagemaker:ListPipelineExecutions"], resources=[pipeline])
+        )
+        role.add_to_policy(
+            iam.PolicyStatement(
+                sid="FollowRuns",
+                actions=["sagemaker:ListPipelineExecutionSteps"],
+                resources=[f"{pipeline}/execution/*"],
+            )
         )
 
     def _grant_look_at_traffic(self, role: iam.Role, artifact_bucket: s3.IBucket, settings: Settings) -> None:
         """What monitor.py reads: the traffic, and the serving model's evaluation, training prompts and tokenizer."""
-        for folder in ("captured", "datasets", "runs"):
-            artifact_bucket.grant_read(role, f"{folder}/*")
-        artifact_bucket.grant_put(role, "runs/*")
+        read_objects(role, "Artifacts", artifact_bucket, "captured/*", "datasets/*", "runs/*")
+        list_objects(role, "Artifacts", artifact_bucket)
+        write_objects(role, "Drift", artifact_bucket, "runs/*")
         role.add_to_policy(
             iam.PolicyStatement(
+                sid="TrafficMetrics",
                 actions=["cloudwatch:PutMetricData"],
                 resources=["*"],  # the action knows no resources; the namespace limits it
                 conditions={"StringEquals": {"cloudwatch:namespace": TRAFFIC_NAMESPACE}},
@@ -234,6 +266,7 @@ class PipelineStack(Stack):
 
         role.add_to_policy(
             iam.PolicyStatement(
+                sid="SeeWhatServes",
                 actions=[
                     "sagemaker:DescribeEndpoint",
                     "sagemaker:DescribeEndpointConfig",
@@ -253,10 +286,15 @@ class PipelineStack(Stack):
         uris = (training.lock.model_uri(training.instance_type), training.lock.script_uri)
         for bucket, _, key in (uri.removeprefix("s3://").partition("/") for uri in uris):
             arn = f"arn:{self.partition}:s3:::{bucket}"
-            train_role.add_to_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=[f"{arn}/{key}*"]))
+            train_role.add_to_policy(
+                iam.PolicyStatement(sid="ReadJumpStart", actions=["s3:GetObject"], resources=[f"{arn}/{key}*"])
+            )
             train_role.add_to_policy(
                 iam.PolicyStatement(
-                    actions=["s3:ListBucket"], resources=[arn], conditions={"StringLike": {"s3:prefix": [f"{key}*"]}}
+                    sid="ListJumpStart",
+                    actions=["s3:ListBucket"],
+                    resources=[arn],
+                    conditions={"StringLike": {"s3:prefix": [f"{key}*"]}},
                 )
             )
         account, repository = _registry_of(training.lock.image_uri(training.instance_type))
@@ -278,6 +316,7 @@ class PipelineStack(Stack):
         model = model_id.split(".", 1)[1] if model_id.count(".") > 1 else model_id
         role.add_to_policy(
             iam.PolicyStatement(
+                sid="Judge",
                 actions=["bedrock:InvokeModel"],
                 resources=[
                     f"arn:{self.partition}:bedrock:*::foundation-model/{model}",
@@ -294,9 +333,12 @@ class PipelineStack(Stack):
 
         package = arn("model-package", f"{settings.model_package_group_name}/*")
         endpoint, component = settings.endpoint_name, settings.name
-        role.add_to_policy(iam.PolicyStatement(actions=["sagemaker:DescribeModelPackage"], resources=[package]))
+        role.add_to_policy(
+            iam.PolicyStatement(sid="ReadPackage", actions=["sagemaker:DescribeModelPackage"], resources=[package])
+        )
         role.add_to_policy(
             iam.PolicyStatement(
+                sid="RejectPackage",
                 actions=["sagemaker:UpdateModelPackage"],  # a model whose release failed; approving is for people
                 resources=[package],
                 conditions={"StringEquals": {"sagemaker:ModelApprovalStatus": "Rejected"}},
@@ -305,6 +347,7 @@ class PipelineStack(Stack):
         things = ["Endpoint", "EndpointConfig", "Model", "InferenceComponent"]
         role.add_to_policy(
             iam.PolicyStatement(
+                sid="MoveEndpoint",
                 actions=[
                     "sagemaker:AddTags",
                     *[f"sagemaker:{verb}{thing}" for verb in ("Create", "Delete", "Describe") for thing in things],
@@ -327,12 +370,14 @@ class PipelineStack(Stack):
         )
         role.add_to_policy(
             iam.PolicyStatement(
+                sid="ListParts",
                 actions=["sagemaker:ListEndpointConfigs", "sagemaker:ListModels"],
                 resources=["*"],  # they know no resources
             )
         )
         role.add_to_policy(
             iam.PolicyStatement(
+                sid="Alarms",
                 actions=["cloudwatch:DeleteAlarms", "cloudwatch:PutMetricAlarm"],
                 resources=[
                     self._alarm_arn(name)
@@ -346,6 +391,7 @@ class PipelineStack(Stack):
         )
         role.add_to_policy(
             iam.PolicyStatement(
+                sid="Autoscaling",
                 actions=[
                     "application-autoscaling:DeregisterScalableTarget",
                     "application-autoscaling:PutScalingPolicy",
@@ -360,6 +406,7 @@ class PipelineStack(Stack):
         )
         role.add_to_policy(
             iam.PolicyStatement(
+                sid="AutoscalingRole",
                 actions=["iam:CreateServiceLinkedRole"],  # the first scalable target of an account
                 resources=[
                     self.format_arn(
@@ -375,7 +422,9 @@ class PipelineStack(Stack):
         role.add_to_policy(_pass_role([serving_role]))
         for one in (role, serving_role):  # SageMaker looks at the alarms of an update with the endpoint's role
             one.add_to_policy(
-                iam.PolicyStatement(actions=["cloudwatch:DescribeAlarms"], resources=[self._alarm_arn("*")])
+                iam.PolicyStatement(
+                    sid="WatchAlarms", actions=["cloudwatch:DescribeAlarms"], resources=[self._alarm_arn("*")]
+                )
             )
 
     def _alarm_arn(self, name: str) -> str:
@@ -391,6 +440,7 @@ class PipelineStack(Stack):
 
         role.add_to_policy(
             iam.PolicyStatement(
+                sid="RunJobs",
                 actions=[
                     "sagemaker:AddTags",
                     "sagemaker:CreateProcessingJob",
@@ -406,6 +456,7 @@ class PipelineStack(Stack):
         )
         role.add_to_policy(
             iam.PolicyStatement(
+                sid="RegisterPackages",
                 actions=["sagemaker:CreateModelPackage", "sagemaker:DescribeModelPackage", "sagemaker:AddTags"],
                 resources=[
                     arn("model-package-group", settings.model_package_group_name),
@@ -415,6 +466,7 @@ class PipelineStack(Stack):
         )
         role.add_to_policy(
             iam.PolicyStatement(
+                sid="ReadPackageGroup",
                 actions=["sagemaker:DescribeModelPackageGroup"],
                 resources=[arn("model-package-group", settings.model_package_group_name)],
             )
@@ -447,6 +499,7 @@ def _registry_of(image: str) -> tuple[str, str]:
 
 def _pass_role(roles: list[iam.Role]) -> iam.PolicyStatement:
     return iam.PolicyStatement(
+        sid="PassRoles",
         actions=["iam:PassRole"],
         resources=[role.role_arn for role in roles],
         conditions={"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}},

@@ -1,6 +1,8 @@
-"""Buckets: raw data that people and systems upload, and artifacts that the pipeline makes."""
+"""Buckets: raw data that people and systems upload, artifacts that the pipeline makes, and the key of it all."""
 
 from aws_cdk import CfnOutput, Duration, RemovalPolicy, Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
@@ -8,11 +10,13 @@ from config.settings import Settings
 
 
 class StorageStack(Stack):
-    """Raw bucket (announces every new object to EventBridge) and artifact bucket."""
+    """Raw bucket (announces every new object to EventBridge), artifact bucket, their key and their access logs."""
 
     def __init__(self, scope: Construct, id_: str, *, settings: Settings, **kwargs: object) -> None:
         super().__init__(scope, id_, **kwargs)  # type: ignore[arg-type]
 
+        self.key = self._key(settings)
+        self.log_bucket = self._log_bucket(settings)
         self.raw_bucket = self._bucket("RawBucket", keep=settings.keep_data)
         # The L2 switch for EventBridge brings a Lambda-backed custom resource; the property itself needs none.
         self.raw_bucket.node.default_child.add_property_override(  # type: ignore[union-attr]
@@ -44,13 +48,60 @@ class StorageStack(Stack):
         CfnOutput(self, "RawBucketName", value=self.raw_bucket.bucket_name)
         CfnOutput(self, "ArtifactBucketName", value=self.artifact_bucket.bucket_name)
 
+    def _key(self, settings: Settings) -> kms.Key:
+        """One key for all that this deployment stores: buckets, volumes, outputs and the topic."""
+        key = kms.Key(
+            self,
+            "Key",
+            alias=f"alias/{settings.name}",
+            description=f"Data of {settings.name}",
+            enable_key_rotation=True,
+            removal_policy=RemovalPolicy.RETAIN if settings.keep_data else RemovalPolicy.DESTROY,
+        )
+        # They publish to the encrypted topic: what people are told of runs, alarms and the budget.
+        key.add_to_resource_policy(
+            iam.PolicyStatement(
+                sid="TellPeople",
+                principals=[iam.ServicePrincipal(f"{service}.amazonaws.com") for service in ("budgets", "events")],
+                actions=["kms:Decrypt", "kms:GenerateDataKey*"],
+                resources=["*"],  # of a key's policy: this key
+                conditions={"StringEquals": {"aws:SourceAccount": self.account}},
+            )
+        )
+        return key
+
+    def _log_bucket(self, settings: Settings) -> s3.Bucket:
+        """Who asked for which object. S3 delivers access logs to buckets without a KMS key only."""
+        bucket = s3.Bucket(
+            self,
+            "AccessLogs",
+            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+            encryption=s3.BucketEncryption.S3_MANAGED,
+            enforce_ssl=True,
+            minimum_tls_version=1.2,
+            object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+            versioned=True,
+            removal_policy=RemovalPolicy.RETAIN if settings.keep_data else RemovalPolicy.DESTROY,
+        )
+        bucket.add_lifecycle_rule(
+            id="AccessLogsOfAYear",
+            expiration=Duration.days(365),
+            noncurrent_version_expiration=Duration.days(30),
+        )
+        return bucket
+
     def _bucket(self, id_: str, *, keep: bool) -> s3.Bucket:
         return s3.Bucket(
             self,
             id_,
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
-            encryption=s3.BucketEncryption.S3_MANAGED,
+            encryption=s3.BucketEncryption.KMS,
+            encryption_key=self.key,
+            bucket_key_enabled=True,  # a request to KMS for a bucket and hour, and not for each object
             enforce_ssl=True,
+            minimum_tls_version=1.2,
+            server_access_logs_bucket=self.log_bucket,
+            server_access_logs_prefix=f"{id_}/",
             object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
             versioned=True,
             removal_policy=RemovalPolicy.RETAIN if keep else RemovalPolicy.DESTROY,

@@ -55,7 +55,7 @@ class TriggersStack(Stack):
         )
         for role in (events_role, schedule_role):
             role.add_to_policy(
-                iam.PolicyStatement(actions=["sagemaker:StartPipelineExecution"], resources=[pipeline_arn])
+                iam.PolicyStatement(sid="Start", actions=["sagemaker:StartPipelineExecution"], resources=[pipeline_arn])
             )
 
         self.undelivered.grant_send_messages(schedule_role)  # the scheduler has no right of its own to a queue
@@ -108,7 +108,7 @@ class TriggersStack(Stack):
             description="Starts the release of an approved package",
         )
         approval_role.add_to_policy(
-            iam.PolicyStatement(actions=["sagemaker:StartPipelineExecution"], resources=[deploy_arn])
+            iam.PolicyStatement(sid="Start", actions=["sagemaker:StartPipelineExecution"], resources=[deploy_arn])
         )
         self.approval_rule = events.CfnRule(
             self,

@@ -18,7 +18,7 @@ from cli.console import CommandError
 from pipeline_steps import report_page
 from pipeline_steps.contract import evaluation, files
 from tests import evaluations
-from tests.local_aws.sagemaker_server import TRUST, processing
+from tests.local_aws.sagemaker_server import ANYTHING, TRUST, processing
 
 EVALUATE = "; ".join(
     [
@@ -40,7 +40,9 @@ def pipeline(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -
     (sample / files.DATA_CARD_PAGE).write_text("a data card", encoding="utf-8")
     for path in sample.iterdir():
         deployment.s3.upload_file(str(path), deployment.artifact_bucket, f"sample/{path.name}")
-    deployment.client("iam").create_role(RoleName="jobs", AssumeRolePolicyDocument=json.dumps(TRUST))
+    iam = deployment.client("iam")
+    iam.create_role(RoleName="jobs", AssumeRolePolicyDocument=json.dumps(TRUST))
+    iam.put_role_policy(RoleName="jobs", PolicyName="anything", PolicyDocument=json.dumps(ANYTHING))
     role = f"arn:aws:iam::{deployment.settings.account}:role/jobs"
 
     bucket = f"s3://{deployment.artifact_bucket}"

@@ -29,6 +29,7 @@ TIME_FACTOR = 300
 TRUST = {
     "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "sagemaker.amazonaws.com"}}]
 }
+ANYTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
 # Answers every prompt with the words of the file answer.txt among the model's files, or among those of the adapter asked for.
 SERVE = """#!/usr/bin/env python3
 import http.server, json, os
@@ -85,9 +86,9 @@ class Cloud:
             self.client("cloudwatch"),
         )
         self.autoscaling = self.client("application-autoscaling")
-        self.role = self.client("iam").create_role(RoleName="r", AssumeRolePolicyDocument=json.dumps(TRUST))["Role"][
-            "Arn"
-        ]
+        iam = self.client("iam")
+        self.role = iam.create_role(RoleName="r", AssumeRolePolicyDocument=json.dumps(TRUST))["Role"]["Arn"]
+        iam.put_role_policy(RoleName="r", PolicyName="anything", PolicyDocument=json.dumps(ANYTHING))
         self.s3.create_bucket(Bucket=BUCKET)
         self.sagemaker.create_model_package_group(ModelPackageGroupName=GROUP)
 

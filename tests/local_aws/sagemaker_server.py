@@ -26,6 +26,7 @@ TIME_FACTOR = 60  # a minute of a service's waiting is a second
 TRUST = {
     "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "sagemaker.amazonaws.com"}}]
 }
+ANYTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
 
 # A container that serves: what it does is in the first word of the request, and in its environment.
 SERVE = """#!/usr/bin/env python3
@@ -105,7 +106,9 @@ class Server:
         atexit.register(self.stop)
         self.sagemaker, self.s3, self.logs = self.client("sagemaker"), self.client("s3"), self.client("logs")
         self.runtime = self.client("sagemaker-runtime")
-        self.client("iam").create_role(RoleName="sagemaker", AssumeRolePolicyDocument=json.dumps(TRUST))
+        iam = self.client("iam")
+        iam.create_role(RoleName="sagemaker", AssumeRolePolicyDocument=json.dumps(TRUST))
+        iam.put_role_policy(RoleName="sagemaker", PolicyName="anything", PolicyDocument=json.dumps(ANYTHING))
         self.s3.create_bucket(Bucket=BUCKET)
 
     def client(self, service: str, **options: Any) -> Any:
@@ -131,6 +134,13 @@ class Server:
             return error.code, json.load(error)
 
     # ------------------------------------------------------------------ S3 and logs
+
+    def queue_of_services(self, name: str) -> str:
+        """URL of a new queue that EventBridge may send to."""
+        arn, sender = f"arn:aws:sqs:us-east-1:{ACCOUNT}:{name}", {"Service": "events.amazonaws.com"}
+        sends = {"Effect": "Allow", "Principal": sender, "Action": "sqs:SendMessage", "Resource": arn}
+        attributes = {"Policy": json.dumps({"Version": "2012-10-17", "Statement": [sends]})}
+        return str(self.client("sqs").create_queue(QueueName=name, Attributes=attributes)["QueueUrl"])
 
     def put(self, key: str, body: str | bytes) -> str:
         self.s3.put_object(Bucket=BUCKET, Key=key, Body=body)

@@ -150,7 +150,7 @@ def test_an_alarm_follows_its_metric_and_tells_its_topic_and_eventbridge(
     queues = server.client("sqs")
     arns, urls = {}, {}
     for name in ("alarm-topic", "alarm-events"):
-        urls[name] = queues.create_queue(QueueName=name)["QueueUrl"]
+        urls[name] = server.queue_of_services(name)
         arns[name] = f"arn:aws:sqs:us-east-1:{ACCOUNT}:{name}"
     topic = server.client("sns").create_topic(Name="alarms")["TopicArn"]
     server.client("sns").subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arns["alarm-topic"])

@@ -16,8 +16,12 @@ Client = Callable[[str], Any]
 def queue(client: Client, request: pytest.FixtureRequest) -> tuple[str, str]:
     """URL and ARN of a fresh queue."""
     name = request.node.name[:60].replace("[", "-").replace("]", "")
-    url = client("sqs").create_queue(QueueName=name)["QueueUrl"]
-    return url, f"arn:aws:sqs:{REGION}:{ACCOUNT}:{name}"
+    arn = f"arn:aws:sqs:{REGION}:{ACCOUNT}:{name}"
+    services = {"Service": ["events.amazonaws.com", "scheduler.amazonaws.com"]}
+    sends = {"Effect": "Allow", "Principal": services, "Action": "sqs:SendMessage", "Resource": arn}
+    policy = json.dumps({"Statement": [sends]})
+    url = client("sqs").create_queue(QueueName=name, Attributes={"Policy": policy})["QueueUrl"]
+    return url, arn
 
 
 def messages(client: Client, url: str) -> list[Any]:

@@ -65,7 +65,7 @@ def test_an_object_that_a_job_writes_is_an_event_with_its_size(server: Server, n
     server.s3.create_bucket(Bucket=name)
     configuration: dict[str, Any] = {"EventBridgeConfiguration": {}}
     server.s3.put_bucket_notification_configuration(Bucket=name, NotificationConfiguration=configuration)
-    queue = server.client("sqs").create_queue(QueueName=name)["QueueUrl"]
+    queue = server.queue_of_services(name)
     pattern = {"source": ["aws.s3"], "detail-type": ["Object Created"], "detail": {"bucket": {"name": [name]}}}
     server.client("events").put_rule(Name=name, EventPattern=json.dumps(pattern))
     target = {"Id": "1", "Arn": f"arn:aws:sqs:us-east-1:123456789012:{name}"}

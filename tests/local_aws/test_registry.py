@@ -94,7 +94,7 @@ def test_approval_changes_and_can_be_listed_by(server: Server, group: str) -> No
 
 
 def test_an_approval_reaches_eventbridge(server: Server, group: str) -> None:
-    queue = server.client("sqs").create_queue(QueueName=group)["QueueUrl"]
+    queue = server.queue_of_services(group)
     pattern = {
         "source": ["aws.sagemaker"],
         "detail-type": ["SageMaker Model Package State Change"],

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from aws_cdk import App, Environment, Stack
+from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from aws_cdk.assertions import Template
 
@@ -25,6 +26,7 @@ def bedrock_statements(folder: Path, judge: str | None) -> list[Any]:
         settings=Settings.model_validate(values),
         raw_bucket=s3.Bucket(buckets, "Raw"),
         artifact_bucket=s3.Bucket(buckets, "Artifacts"),
+        key=kms.Key(buckets, "Key"),
         step_code_zip=zip_file,
         env=environment,
     )

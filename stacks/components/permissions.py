@@ -1,0 +1,57 @@
+"""What roles may do with data: statements that name what they allow, one for each purpose.
+
+CDK's own grants allow s3:GetObject*, s3:List* and more; these allow what the jobs were seen to need, and no more.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_s3 as s3
+
+
+def read_objects(role: iam.Role, sid: str, bucket: s3.IBucket, *patterns: str) -> None:
+    """Read the objects whose keys match; `sid` names the purpose."""
+    _allow(role, f"Read{sid}", ["s3:GetObject"], [bucket.arn_for_objects(pattern) for pattern in patterns])
+
+
+def write_objects(role: iam.Role, sid: str, bucket: s3.IBucket, *patterns: str) -> None:
+    """Write objects under keys that match. Nothing is deleted: the bucket keeps the versions before."""
+    _allow(role, f"Write{sid}", ["s3:PutObject"], [bucket.arn_for_objects(pattern) for pattern in patterns])
+
+
+def delete_objects(role: iam.Role, sid: str, bucket: s3.IBucket, *patterns: str) -> None:
+    """Delete objects whose keys match; their versions stay."""
+    _allow(role, f"Delete{sid}", ["s3:DeleteObject"], [bucket.arn_for_objects(pattern) for pattern in patterns])
+
+
+def list_objects(role: iam.Role, sid: str, bucket: s3.IBucket, *prefixes: str) -> None:
+    """List the keys below prefixes; without any of them the whole bucket.
+
+    Who asks for one object and may not list the whole bucket is told 403, and never 404: a step that must tell a missing
+    object from a forbidden one lists it all.
+    """
+    conditions = {"StringLike": {"s3:prefix": list(prefixes)}} if prefixes else None
+    _allow(role, f"List{sid}", ["s3:ListBucket"], [bucket.bucket_arn], conditions)
+
+
+def use_key(role: iam.Role, key: kms.IKey, *, writes: bool = False, volumes: bool = False) -> None:
+    """Read what the key encrypts, write under it, and have SageMaker attach volumes that it encrypts."""
+    _allow(role, "ReadWithKey", ["kms:Decrypt"], [key.key_arn])
+    if writes:
+        _allow(role, "WriteWithKey", ["kms:Encrypt", "kms:GenerateDataKey"], [key.key_arn])
+    if volumes:
+        for_aws = {"Bool": {"kms:GrantIsForAWSResource": "true"}}
+        _allow(role, "AttachVolumes", ["kms:CreateGrant"], [key.key_arn], for_aws)
+
+
+def _allow(
+    role: iam.Role,
+    sid: str,
+    actions: Sequence[str],
+    resources: Sequence[str],
+    conditions: Mapping[str, object] | None = None,
+) -> None:
+    role.add_to_policy(
+        iam.PolicyStatement(sid=sid, actions=list(actions), resources=list(resources), conditions=conditions)
+    )
