@@ -42,6 +42,7 @@ def install() -> None:
     backend.update_stack = _update_stack
     backend.delete_stack = _delete_stack
     models.Stack.stack_parameters = property(_given_parameters)
+    models.Stack.outputs = property(_when_unchanged(models.Stack.outputs.fget))
     CloudFormationResponse.describe_change_set = _answer_describe
     CloudFormationResponse.delete_change_set = _answer_delete
     parsing.ResourceMap.update = _update_resources
@@ -57,6 +58,15 @@ def _given_parameters(stack: Any) -> dict[str, Any]:
     slots = stack.template_dict.get("Parameters", {})
     defaults = {name: slot["Default"] for name, slot in slots.items() if "Default" in slot}
     return {**defaults, **stack.resource_map.input_parameters}
+
+
+def _when_unchanged(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A stack's outputs; none while it is being changed.
+
+    moto makes a resource when somebody asks for it, so whoever looked at the outputs meanwhile, as the CDK CLI does,
+    would make those that they name again: of a stack that is being deleted, for good.
+    """
+    return lambda stack: None if getattr(stack, "being_changed", False) else original(stack)
 
 
 def _find(backend: Any, name: str, stack: str | None) -> Any:
@@ -108,6 +118,20 @@ def _execute_change_set(self: Any, change_set_name: str, stack_name: str | None 
     stack._add_stack_event(f"{kind}_IN_PROGRESS", resource_status_reason="User Initiated")
     stack.resource_map.cross_stack_resources = self.exports
     before = copy.deepcopy(stack.template_dict), copy.deepcopy(stack.resource_map.input_parameters)
+    stack.being_changed = True
+    try:
+        _apply(change_set, stack, kind, before, self.exports)
+    finally:
+        stack.being_changed = False
+
+
+def _apply(
+    change_set: Any,
+    stack: Any,
+    kind: str,
+    before: tuple[dict[str, Any], dict[str, Any]],
+    all_exports: dict[str, Any],
+) -> None:
     try:
         change_set.apply()
         outputs = models.OutputMap(stack.resource_map, change_set.template_dict, stack.stack_id)
@@ -118,8 +142,8 @@ def _execute_change_set(self: Any, change_set_name: str, stack_name: str | None 
         change_set.execution_status = "EXECUTE_FAILED"
         return
     for name in {export.name for export in stack.exports} - exports.keys():
-        self.exports.pop(name, None)
-    self.exports.update(exports)
+        all_exports.pop(name, None)
+    all_exports.update(exports)
     stack.template = change_set.template
     stack._parse_template()
     stack.output_map = outputs
@@ -234,12 +258,14 @@ def _delete_stack(self: Any, name_or_stack_id: str) -> None:
     stacks = [stack for stack in self.stacks.values() if name_or_stack_id in (stack.stack_id, stack.name)]
     for stack in stacks:
         names = [export.name for export in stack.exports]
+        stack.being_changed = True
         try:
             stack.delete()
         except Exception as error:  # of any service
             log.exception("stack %s: DELETE failed", stack.name)
             stack.status, stack.status_reason = "DELETE_FAILED", f"{type(error).__name__}: {error}"
             stack._add_stack_event("DELETE_FAILED", resource_status_reason=stack.status_reason)
+            stack.being_changed = False
             continue
         for name in names:
             self.exports.pop(name, None)

@@ -16,6 +16,7 @@ class Exchange:
     answer: str
     finish_reason: str | None
     max_new_tokens: int | None
+    custom_attributes: tuple[str, ...] = ()
 
 
 def folders(destination: str, endpoint: str, variant: str, since: datetime, until: datetime) -> Iterator[str]:
@@ -32,7 +33,8 @@ def read(line: str) -> Exchange | None:
     Known are the forms that the serving image takes: `inputs` as text or columns, OpenAI's `prompt` and `messages`.
     """
     try:
-        captured = json.loads(line)["captureData"]
+        record = json.loads(line)
+        captured = record["captureData"]
         request, answer = (json.loads(_data(captured[side])) for side in ("endpointInput", "endpointOutput"))
         answer = answer[0] if isinstance(answer, list) else answer
         prompt = _prompt(request)
@@ -41,7 +43,8 @@ def read(line: str) -> Exchange | None:
         return None
     parameters = request.get("parameters") or request
     limit = parameters.get("max_new_tokens") or parameters.get("max_tokens")
-    return Exchange(prompt, text, reason, limit if isinstance(limit, int) else None)
+    attributes = tuple(record.get("eventMetadata", {}).get("customAttributes", ()))
+    return Exchange(prompt, text, reason, limit if isinstance(limit, int) else None, attributes)
 
 
 def _data(side: dict[str, str]) -> str:

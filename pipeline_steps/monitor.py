@@ -120,16 +120,24 @@ def run(job: MonitorJob) -> None:
 
 
 def read_traffic(job: MonitorJob, since: datetime, until: datetime, work: Path) -> tuple[list[Exchange], int]:
-    """Exchanges of the window, at most MOST_EXCHANGES, and how many lines were of no known form."""
-    lines: list[str] = []
+    """Exchanges of the window, at most MOST_EXCHANGES, and how many lines were of no known form.
+
+    Those of Deploy's own requests are left out: they are the evaluation's, asked again.
+    """
+    exchanges: list[Exchange] = []
+    unreadable = 0
     for folder in captured.folders(job.captured_to, job.endpoint_name, releases.VARIANT, since, until):
         for one in s3.objects_below(folder):
-            if one.modified >= since:
-                s3.download(one.uri, work)
-                lines += work.read_text(encoding="utf-8").splitlines()
-    read = [captured.read(line) for line in similarity.spread(lines, MOST_EXCHANGES)]
-    exchanges = [one for one in read if one is not None]
-    return exchanges, len(read) - len(exchanges)
+            if one.modified < since:
+                continue
+            s3.download(one.uri, work)
+            for line in work.read_text(encoding="utf-8").splitlines():
+                exchange = captured.read(line)
+                if exchange is None:
+                    unreadable += 1
+                elif releases.OWN_REQUEST not in exchange.custom_attributes:
+                    exchanges.append(exchange)
+    return similarity.spread(exchanges, MOST_EXCHANGES), unreadable
 
 
 # ---------------------------------------------------------------- 3. figures

@@ -16,6 +16,7 @@ RELEASE_TAG = "release"  # name of its release
 MODEL_DIGEST_TAG = "model-digest"  # of training.json
 ERROR_ALARM = "5xx"
 LATENCY_ALARM = "p95"
+OWN_REQUEST = "asked-by-deploy"  # custom attribute of Deploy's requests: they are nobody's traffic
 
 
 @dataclass(frozen=True)

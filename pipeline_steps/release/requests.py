@@ -9,6 +9,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from pipeline_steps.contract import releases
 from pipeline_steps.contract.evaluation import GoldenRequest
 from pipeline_steps.contract.progress import report
 from pipeline_steps.release.job import Aws, ReleaseFailed
@@ -53,7 +54,10 @@ def ask(aws: Aws, target: Target, request: dict[str, Any]) -> str:
     """The text that the endpoint answers. Raises ReleaseFailed if there is none."""
     try:
         answer = aws.runtime.invoke_endpoint(
-            **target.parameters, ContentType="application/json", Body=json.dumps(request)
+            **target.parameters,
+            ContentType="application/json",
+            CustomAttributes=releases.OWN_REQUEST,
+            Body=json.dumps(request),
         )
         body = answer["Body"].read().decode(errors="replace")
     except (ClientError, BotoCoreError) as error:

@@ -1,10 +1,12 @@
 """Changes of stacks: the second deployment, the one that fails, what is removed and what is kept."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,3 +141,25 @@ def test_the_cdk_cli_deploys_a_second_time_with_changes_to_several_stacks(
             url = sqs.get_queue_url(QueueName=name)["QueueUrl"]
             found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["VisibilityTimeout"])["Attributes"]
             assert found["VisibilityTimeout"] == seconds
+
+
+def test_whoever_looks_at_a_stack_that_is_deleted_brings_nothing_back(client: Client) -> None:
+    queues = {f"Q{number}": {"Type": "AWS::SQS::Queue", "Properties": {}} for number in range(10)}
+    outputs = {name: {"Value": {"Fn::GetAtt": [name, "Arn"]}, "Export": {"Name": f"watched-{name}"}} for name in queues}
+    deploy(client, "watched", queues, outputs)
+    deleted = threading.Event()
+
+    def look() -> None:
+        formation = client("cloudformation")
+        while not deleted.is_set():
+            with contextlib.suppress(ClientError):  # it is gone at the end
+                formation.describe_stacks(StackName="watched")
+
+    lookers = [threading.Thread(target=look) for _ in range(2)]
+    for looker in lookers:
+        looker.start()
+    client("cloudformation").delete_stack(StackName="watched")
+    deleted.set()
+    for looker in lookers:
+        looker.join()
+    assert "QueueUrls" not in client("sqs").list_queues(QueueNamePrefix="watched")
