@@ -285,9 +285,9 @@ def estimated(deployment: Deployment, view: ExecutionView, prices: Prices) -> di
     if found:
         return found
     told = (data_card(deployment, view) or {}).get("cost") or {}
-    if told.get("hours_per_epoch") is None:
+    if told.get("hours") is None:
         return {}
-    seconds = told["hours_per_epoch"] * told["epochs"] * 3600
+    seconds = told["hours"] * 3600
     kind = told["instance_type"]
     cost = StepCost("FineTune", kind, told["instance_count"], seconds, prices.of_one(kind), "by its data card")
     return {"FineTune": cost}

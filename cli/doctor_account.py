@@ -167,6 +167,7 @@ def needs(deployment: Deployment) -> dict[str, tuple[int, int]]:
         (processing.prepare_instance_type, processing.prepare_instance_count),
         (processing.evaluate_instance_type, 1),
         (processing.deploy_instance_type, 1),
+        *([(settings.monitoring.instance_type, 1)] if settings.monitoring.enabled else []),
     ):
         name = f"{instance_type} for processing job usage"
         most = max(count, found.get(name, (0, 0))[0])
@@ -298,10 +299,11 @@ def vpc_endpoints(deployment: Deployment) -> Iterator[Row]:
 
 
 def _definitions(deployment: Deployment) -> list[Any]:
-    settings, found = deployment.settings, []
-    for name in (settings.finetune_pipeline_name, settings.deploy_pipeline_name, settings.compare_pipeline_name):
-        found.append(json.loads(deployment.sagemaker.describe_pipeline(PipelineName=name)["PipelineDefinition"]))
-    return found
+    settings = deployment.settings
+    names = [settings.finetune_pipeline_name, settings.deploy_pipeline_name, settings.compare_pipeline_name]
+    names += [settings.monitor_pipeline_name] if settings.monitoring.enabled else []
+    described = (deployment.sagemaker.describe_pipeline(PipelineName=name) for name in names)
+    return [json.loads(one["PipelineDefinition"]) for one in described]
 
 
 def _texts(value: Any, names: tuple[str, ...]) -> set[str]:

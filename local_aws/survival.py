@@ -33,6 +33,7 @@ STATE_FILE = "state.pickle"
 OBJECTS = "objects"  # the folder with a file for each S3 object
 SERVICES = (
     "applicationautoscaling",
+    "budgets",
     "cloudformation",
     "cloudwatch",
     "ecr",

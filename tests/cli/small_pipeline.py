@@ -21,7 +21,7 @@ CARD = {
         "epochs": 1.0,
         "tokens_per_second": 7.2,
         "throughput_source": "assumed: 20% of the peak",
-        "hours_per_epoch": TOKENS / 7.2 / 3600,
+        "hours": TOKENS / 7.2 / 3600,
     },
 }
 PREPARE = f"cp /opt/ml/processing/input/sample/{files.DATA_CARD_FILE} {OUT}/report/"
