@@ -106,7 +106,7 @@ def create_pipelines(deployment: Deployment, scratch: Path) -> None:
             PipelineName=name,
             PipelineDefinition=definition,
             RoleArn=ROLE,
-            ClientRequestToken=f"{settings.backend}-{name}",
+            ClientRequestToken=f"{settings.backend}-{name}".ljust(32, "x"),
         )
 
 

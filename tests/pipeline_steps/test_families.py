@@ -14,6 +14,8 @@ from pipeline_steps.contract import evaluation
 from pipeline_steps.contract.hyperparameters import Hyperparameters
 from pipeline_steps.evaluate import EvaluateJob
 from pipeline_steps.fine_tune import FineTuneJob
+from pipeline_steps.models import load_tokenizer
+from tests.pipeline_steps.conftest import examples, write_split
 
 SHAPE = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -43,10 +45,11 @@ def base_of(family: str, like: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_of_another_family_is_tuned_merged_and_evaluated(
-    family: str, base_model: Path, splits: Path, tmp_path: Path
-) -> None:
-    base = base_of(family, base_model, tmp_path / "base")
+def test_a_model_of_another_family_is_tuned_merged_and_evaluated(family: str, base_model: Path, tmp_path: Path) -> None:
+    base, splits = base_of(family, base_model, tmp_path / "base"), tmp_path / "data"
+    tokenizer = load_tokenizer(base)  # a family's may read the same file in its own way
+    for split, rows in (("train", examples(0, 48)), ("validation", examples(48, 56)), ("test", examples(56, 80))):
+        write_split(splits / split, split, rows, tokenizer=tokenizer)
     settings = Hyperparameters(lora_r=4, epoch=2.0, learning_rate=1e-2, per_device_train_batch_size=8)
     fine_tune.run(FineTuneJob(splits / "train", splits / "validation", base, tmp_path / "model", settings))
     evaluate.run(EvaluateJob(splits / "test", base, tmp_path / "model", tmp_path / "evaluation", [], 4, 0))
