@@ -439,9 +439,11 @@ def install(settings: Settings) -> None:
     stack_changes.install()
     backend = stack_models.CloudFormationBackend
     backend.create_change_set = _checked(backend.create_change_set)
-    # moto reads bucket policies without their conditions, so "deny what is not TLS" would deny everything. Policies are
-    # kept and can be read, but not enforced.
+    # moto reads bucket policies without their conditions, so "deny what is not TLS" would deny everything; enforcement.py
+    # reads them whole.
     FakeBucket.get_permission = lambda self, action, resource: PermissionResult.NEUTRAL
+    # CDK's policy of a log bucket names the bucket that is logged, so that it comes after it; S3 does not mind, moto does.
+    FakeBucket._log_permissions_enabled_policy = lambda self, target_bucket, target_prefix: True
 
 
 def _register(resource_type: ResourceType) -> None:

@@ -79,8 +79,9 @@ def _params(response: Any, service: str) -> dict[str, Any]:
 
 def _refusal(response: Any, service: str, error: Exception) -> Any:
     code = "AccessDenied" if service in PLAIN_CODE else "AccessDeniedException"
-    refusal = ServiceException(str(error))
-    refusal.code = code
+    # moto finds the service that an error belongs to by the module of its class.
+    kind = type(code, (ServiceException,), {"__module__": type(response).__module__, "code": code})
+    refusal = kind(str(error))
     status, headers, body = response.serialized(ActionResult(refusal))
     return 403 if status == 400 else status, headers, body
 
