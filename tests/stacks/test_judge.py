@@ -3,37 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from aws_cdk import App, Environment, Stack
-from aws_cdk import aws_kms as kms
-from aws_cdk import aws_s3 as s3
-from aws_cdk.assertions import Template
-
 from config.settings import Settings, load
-from stacks.pipeline import PipelineStack
+from tests.stacks.policies import statements_of
 
 
 def bedrock_statements(folder: Path, judge: str | None) -> list[Any]:
-    zip_file = folder / "code.zip"
-    zip_file.write_bytes(b"code")
     values = load("prod").model_dump()
     values["gate"]["judge_model_id"] = judge
-    app = App()
-    environment = Environment(account="123456789012", region="us-east-1")
-    buckets = Stack(app, "buckets", env=environment)
-    stack = PipelineStack(
-        app,
-        "pipeline",
-        settings=Settings.model_validate(values),
-        raw_bucket=s3.Bucket(buckets, "Raw"),
-        artifact_bucket=s3.Bucket(buckets, "Artifacts"),
-        key=kms.Key(buckets, "Key"),
-        step_code_zip=zip_file,
-        env=environment,
-    )
-    policies = Template.from_stack(stack).find_resources("AWS::IAM::Policy")
-    statements = [
-        statement for policy in policies.values() for statement in policy["Properties"]["PolicyDocument"]["Statement"]
-    ]
+    statements = statements_of(folder, Settings.model_validate(values))
     return [statement for statement in statements if "bedrock" in str(statement["Action"])]
 
 
