@@ -47,7 +47,9 @@ class Bench:
         trust = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "sagemaker.amazonaws.com"}}
         iam = self._client("iam")
         role = iam.create_role(RoleName="bench", AssumeRolePolicyDocument=json.dumps({"Statement": [trust]}))
-        anything = json.dumps({"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]})
+        anything = json.dumps(
+            {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+        )
         iam.put_role_policy(RoleName="bench", PolicyName="anything", PolicyDocument=anything)
         self.role = role["Role"]["Arn"]
 
