@@ -45,9 +45,12 @@ class Bench:
         self.sagemaker = self._client("sagemaker")
         self.rows: list[dict[str, Any]] = []
         trust = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "sagemaker.amazonaws.com"}}
-        role = self._client("iam").create_role(
-            RoleName="bench", AssumeRolePolicyDocument=json.dumps({"Statement": [trust]})
+        iam = self._client("iam")
+        role = iam.create_role(RoleName="bench", AssumeRolePolicyDocument=json.dumps({"Statement": [trust]}))
+        anything = json.dumps(
+            {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
         )
+        iam.put_role_policy(RoleName="bench", PolicyName="anything", PolicyDocument=anything)
         self.role = role["Role"]["Arn"]
 
     def _client(self, service: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from cli.aws import Deployment
 from pipeline_steps.contract import evaluation, files
 from tests import evaluations
-from tests.local_aws.sagemaker_server import TRUST, processing, training
+from tests.local_aws.sagemaker_server import ANYTHING, TRUST, processing, training
 
 TOKENS = 7200  # of the training split, by the data card
 MANIFEST = "instruction/dataset.manifest"
@@ -47,7 +47,9 @@ def make(deployment: Deployment, scratch: Path) -> None:
     for key, body in ((f"sample/{files.DATA_CARD_FILE}", json.dumps(CARD)), ("flags/train.sh", TRAIN)):
         deployment.s3.put_object(Bucket=deployment.artifact_bucket, Key=key, Body=body)
     deployment.s3.put_object(Bucket=deployment.raw_bucket, Key=MANIFEST, Body="[]")
-    deployment.client("iam").create_role(RoleName="jobs", AssumeRolePolicyDocument=json.dumps(TRUST))
+    iam = deployment.client("iam")
+    iam.create_role(RoleName="jobs", AssumeRolePolicyDocument=json.dumps(TRUST))
+    iam.put_role_policy(RoleName="jobs", PolicyName="anything", PolicyDocument=json.dumps(ANYTHING))
     role = f"arn:aws:iam::{deployment.settings.account}:role/jobs"
     deployment.sagemaker.create_model_package_group(ModelPackageGroupName=deployment.settings.model_package_group_name)
     for name, steps in (

@@ -14,18 +14,7 @@ from typing import Any
 import boto3
 import pytest
 
-from cli import (
-    comparisons,
-    costs,
-    datasets,
-    demo,
-    doctor_account,
-    executions,
-    history,
-    parameters,
-    reports,
-    validation,
-)
+from cli import comparisons, datasets, demo, executions, reports, validation
 from cli.aws import LOCAL_CREDENTIALS, REPOSITORY, Deployment
 from cli.console import CommandError
 from pipeline_steps.contract import evaluation as contract
@@ -122,26 +111,6 @@ def test_new_data_becomes_a_served_model(deployment: Deployment, tmp_path: Path)
     assert summary["gate"]["passed"] is True
     assert summary["endpoint"]["status"] == "InService"
     assert isinstance(summary["endpoint"]["response"][0]["generated_text"], str)
-
-
-def test_what_was_deployed_is_found_in_order_and_the_next_run_is_estimated_from_the_last(
-    deployment: Deployment,
-) -> None:
-    found = list(doctor_account.findings(deployment, CONFIGURATION))
-    assert {state for _, state, _, _ in found} == {"ok"}, found
-    values = parameters.checked(deployment, {"Epoch": "2"})
-    prices = costs.Prices.of(deployment.settings, [])
-    guess = {one.step: one for one in costs.Estimator(deployment, prices).estimate(values)}
-    arn = executions.newest(deployment)
-    assert arn
-    taken = {one.step: one for one in costs.actual(deployment, executions.describe(deployment, arn).steps, prices)}
-    assert guess.keys() == taken.keys() == {"PrepareData", "FineTune", "Evaluate", "Deploy"}
-    assert guess["FineTune"].seconds == pytest.approx(
-        taken["FineTune"].seconds * 2 / deployment.settings.training.epoch
-    )
-    assert all(guess[step].seconds == taken[step].seconds for step in ("PrepareData", "Evaluate", "Deploy"))
-    (run,) = [one for one in history.runs(deployment, 5) if one.arn == arn]
-    assert run.passed and run.package and run.value("loss") is not None
 
 
 def test_validate_data_makes_the_very_dataset_of_the_pipeline_and_needs_no_aws_for_it(
