@@ -26,6 +26,7 @@ NOT_NEEDED_IN_EVERY_RUN = {
     ("DeployRole", "WatchAlarms"): "a first release has nothing to go back to, and so no alarms",
     ("DeployRole", "ListParts"): "a first release has no earlier ones to clear away",
     ("ServingRole", "WatchAlarms"): "as above",
+    ("PrepareRole", "FollowRuns"): "there is no other run to wait for",
 }
 # Who works in a first run of `<name>-finetune`; the table shows the others' statements too.
 ROLES = ("PrepareRole", "TrainRole", "EvaluateRole", "DeployRole", "ServingRole", "PipelineRole", "EventsRole")
