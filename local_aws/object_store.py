@@ -242,6 +242,7 @@ class ObjectStore:
             raise ObjectStoreError(
                 f'ClientError: the manifest "{uri}" is not of the form [{{"prefix": "s3://bucket/folder/"}}, "key 1", "key 2", ...]'
             ) from None
+        self._authorize_list(caller, prefix)
         bucket, start_key = split(prefix)
         objects = self._objects(bucket)
         missing = [name for name in names if start_key + name not in objects]

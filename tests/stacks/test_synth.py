@@ -84,13 +84,40 @@ def test_there_is_no_lambda_and_no_custom_resource(resources: dict[str, Any]) ->
 
 def test_buckets_are_private_encrypted_versioned_and_kept_in_production(resources: dict[str, Any]) -> None:
     buckets = {id_: r for id_, r in resources.items() if r["Type"] == "AWS::S3::Bucket"}
-    assert len(buckets) == 2
+    assert len(buckets) == 3  # raw, artifacts, access logs
     for bucket in buckets.values():
         assert bucket["DeletionPolicy"] == bucket["UpdateReplacePolicy"] == "Retain"
         properties = bucket["Properties"]
         assert all(properties["PublicAccessBlockConfiguration"].values())
         assert properties["VersioningConfiguration"] == {"Status": "Enabled"}
         assert properties["BucketEncryption"]
+
+
+def test_data_has_a_key_of_the_customers_that_rotates(resources: dict[str, Any]) -> None:
+    (key,) = [one for one in resources.values() if one["Type"] == "AWS::KMS::Key"]
+    assert key["Properties"]["EnableKeyRotation"] is True and key["DeletionPolicy"] == "Retain"
+    for name, bucket in of_type(resources, "AWS::S3::Bucket").items():
+        (rule,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+        by_key = "KMSMasterKeyID" in rule["ServerSideEncryptionByDefault"]
+        assert by_key is ("AccessLogs" not in name), name  # S3 delivers its logs to no bucket with a key
+        assert ("LoggingConfiguration" in bucket) is by_key, name
+    for topic in of_type(resources, "AWS::SNS::Topic").values():
+        assert topic["KmsMasterKeyId"]
+
+
+def test_every_statement_of_a_role_has_a_name(resources: dict[str, Any]) -> None:
+    for id_, policy in of_type(resources, "AWS::IAM::Policy").items():
+        names = [statement.get("Sid") for statement in policy["PolicyDocument"]["Statement"]]
+        assert all(names) and len(set(names)) == len(names), (id_, names)
+
+
+def test_everything_that_can_be_tagged_says_whose_it_is(resources: dict[str, Any]) -> None:
+    tagged = ("Bucket", "Role", "Key", "Topic", "Pipeline", "ModelPackageGroup", "Rule", "Alarm")
+    for id_, resource in resources.items():
+        if resource["Type"].rsplit("::", 1)[-1] in tagged and "Tags" in resource["Properties"]:
+            assert {"Key": "application", "Value": "mistral-7b"} in resource["Properties"]["Tags"], id_
+    for type_ in ("AWS::S3::Bucket", "AWS::IAM::Role", "AWS::KMS::Key", "AWS::SageMaker::Pipeline"):
+        assert all("Tags" in properties for properties in of_type(resources, type_).values()), type_
 
 
 def test_no_role_has_a_managed_or_an_all_powerful_policy(resources: dict[str, Any]) -> None:
