@@ -602,7 +602,7 @@ def cost_texts(training: dict[str, Any], settings: dict[str, Any]) -> dict[str, 
     """What the model package's metadata says of the training's speed and cost, for people and for the next estimate."""
     count, kind = training.get("instance_count"), training.get("instance_type")
     hours = (training["seconds"] + training["overhead_seconds"]) / 3600
-    usd = costs.spent_usd(hours, count, kind, settings["usd_per_hour"] or None) if count and kind else None
+    usd = costs.spent_usd(hours, count, kind, settings.get("usd_per_hour") or None) if count and kind else None
     return {
         "training_cost": costs.told(hours, usd, count, kind),
         "training_instances": f"{count} x {kind}" if kind else "not known",

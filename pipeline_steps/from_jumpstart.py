@@ -164,12 +164,15 @@ def told(job: dict[str, Any], rows: int, hyperparameters: dict[str, str]) -> dic
     """What is known of the training in training.json's form; what JumpStart does not tell is 0 or empty."""
     final = {one["MetricName"]: float(one["Value"]) for one in job.get("FinalMetricDataList", [])}
     validation, trained = (final.get(METRIC.format(name=name)) for name in ("eval", "train"))
+    resources = job.get("ResourceConfig", {})
     lora = hyperparameters.get("peft_type", "lora") == "lora"
     seconds = float(job.get("TrainingTimeInSeconds", 0))
     return {
         "training_job": job["TrainingJobName"],
         "method": "full" if not lora else "qlora" if hyperparameters.get("bits") == "4" else "lora",
-        "devices": int(job.get("ResourceConfig", {}).get("InstanceCount", 1)),
+        "devices": int(resources.get("InstanceCount", 1)),
+        "instance_count": resources.get("InstanceCount"),
+        "instance_type": resources.get("InstanceType"),
         "rows": rows,
         "steps": 0,
         "ended_by": "JumpStart's script",
@@ -177,6 +180,7 @@ def told(job: dict[str, Any], rows: int, hyperparameters: dict[str, str]) -> dic
         "tokens": 0,
         "tokens_per_second": 0.0,
         "seconds": seconds,
+        "overhead_seconds": 0.0,  # the job's time is the whole of it
         "best_step": 0,
         "validation_loss": {"before": None, "after": validation},
         "validation": [] if validation is None else [{"step": 0, "loss": validation}],

@@ -432,7 +432,8 @@ def last_run(
     }
     for package in packages:
         said = package.get("CustomerMetadataProperties", {})
-        if all(said.get(name) == value for name, value in wanted.items()):
+        # JumpStart does not tell how fast it trained.
+        if all(said.get(name) == value for name, value in wanted.items()) and float(said["tokens_per_second"]):
             return costs.LastRun(
                 package["ModelPackageArn"], float(said["tokens_per_second"]), float(said["overhead_seconds"])
             )

@@ -245,9 +245,10 @@ class AttentionInput(torch.autograd.Function):
         layer: DecoderLayer = ctx.layer
         gradient = torch.cat([query.flatten(1), key.flatten(1), value.flatten(1)], dim=1)
         queries = query.shape[1] * query.shape[2]
+        cosine, sine = ctx.angles
         if not layer.head_norms:
-            kernels.rotate(gradient, *ctx.angles, layer.heads, inverse=True)
-            kernels.rotate(gradient[:, queries:], *ctx.angles, layer.kv_heads, inverse=True)
+            kernels.rotate(gradient, cosine, sine, layer.heads, inverse=True)
+            kernels.rotate(gradient[:, queries:], cosine, sine, layer.kv_heads, inverse=True)
         bias_gradients: tuple[Tensor | None, ...] = (None,) * len(layer.biases)
         if any(ctx.needs_input_grad[6:]):
             bias_gradients = gradient.sum(0).split([len(bias) for bias in layer.biases])

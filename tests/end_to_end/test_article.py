@@ -94,6 +94,7 @@ def create_pipelines(deployment: Deployment, scratch: Path) -> None:
         "ArtifactBucket": deployment.artifact_bucket,
         "CodeBucket": deployment.raw_bucket,
         "CodeKey": code.name,
+        "Key": deployment.client("kms").create_key()["KeyMetadata"]["Arn"],
     }
     settings = deployment.settings
     for name, definition in (

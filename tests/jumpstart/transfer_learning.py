@@ -25,6 +25,7 @@ def main() -> None:
     base = Path("base")
     with tarfile.open(next(model_channel.glob("*.tar.gz"))) as archive:
         archive.extractall(base, filter="data")
+    torch.set_num_threads(1)  # so small a model is no faster with more, and much slower beside other work
     torch.manual_seed(int(hyperparameters["seed"]))
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
