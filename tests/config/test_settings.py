@@ -172,3 +172,30 @@ def test_both_shapes_are_accepted(tmp_path: Path) -> None:
     assert (settings.endpoint_name, settings.inference_component_name) == ("shared", "demo")
     flags = settings.release.flags()
     assert "--scale_to_zero" in flags and "--approval_status" not in flags and "--endpoint" not in flags
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("monitoring: {kept_days: 1, window_hours: 48}", r"kept_days is 1 but window_hours is 48.*set kept_days to 2"),
+        ("monitoring: {max_length_ratio: 1}", r"monitoring\.max_length_ratio"),
+        ("retraining: {overlap: maybe}", r"retraining\.overlap: .*'wait' or 'refuse'"),
+        ("operations: {idle_endpoint_hours: 169}", r"operations\.idle_endpoint_hours: .*168"),
+        ("operations: {notification_email: nobody}", r"operations\.notification_email"),
+        (
+            "monitoring: {enabled: true}\nrelease: {shape: inference_components, max_instance_count: 2}",
+            r"monitoring\.enabled is true but release\.shape is 'inference_components'",
+        ),
+    ],
+)
+def test_settings_of_operations_that_cannot_be_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        load("mine", written(tmp_path, f"{MINIMAL}{text}\n"))
+
+
+def test_monitors_flags_are_its_limits_and_its_window(tmp_path: Path) -> None:
+    flags = load("mine", written(tmp_path, MINIMAL)).monitoring.flags()
+    assert flags[::2] == [
+        "--window_hours", "--min_requests", "--max_length_ratio", "--max_refused_increase", "--max_repetition_increase",
+        "--max_unended_increase", "--max_similarity_decrease",
+    ]  # fmt: skip

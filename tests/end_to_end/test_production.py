@@ -78,4 +78,8 @@ def test_production_is_deployed_whole_and_destroyed_but_for_what_must_stay(tmp_p
         assert stacks() == {}
         left = {kind: names for kind, names in there().items() if names}
         assert left.keys() == {"buckets", "model package groups"}, left
-        assert len(left["buckets"]) == 2 and len(left["model package groups"]) == 1
+        assert len(left["buckets"]) == 3 and len(left["model package groups"]) == 1
+        keys = [
+            client("kms").describe_key(KeyId=one["KeyId"])["KeyMetadata"] for one in client("kms").list_keys()["Keys"]
+        ]
+        assert "Enabled" in [one["KeyState"] for one in keys if one["Description"] == f"Data of {settings.name}"]

@@ -125,6 +125,7 @@ def test_a_disabled_rule_delivers_nothing(client: Client, queue: tuple[str, str]
         ({"InputPath": "$.detail.object"}, '{"key": "k"}'),
         ({}, '{"detail": {"object": {"key": "k"}}}'),
         ({"InputTransformer": {"InputTemplate": "<unknown>"}}, "<unknown>"),
+        ({"InputTransformer": {"InputPathsMap": {"a": "$.detail.no"}, "InputTemplate": '"why: <a>"'}}, '"why: "'),
     ],
 )
 def test_target_input(target: dict[str, Any], received: str) -> None:
