@@ -23,7 +23,16 @@ from local_aws.expressions import ExpressionError
 from local_aws.jobs import Jobs, Kind
 from local_aws.object_store import ObjectStore, ObjectStoreError
 from local_aws.pipeline_definition import Step
-from local_aws.sagemaker_api import PRINCIPAL, Request, Service, ValidationException, now, random_id, validate
+from local_aws.sagemaker_api import (
+    PRINCIPAL,
+    ConflictException,
+    Request,
+    Service,
+    ValidationException,
+    now,
+    random_id,
+    validate,
+)
 
 log = logging.getLogger(__name__)
 
@@ -167,8 +176,16 @@ class Runner:
         threading.Thread(target=self._run, args=(execution, before), name=execution.arn, daemon=True).start()
 
     def stop(self, execution: Execution) -> None:
-        """Stop an execution that is executing: its running jobs are stopped, no step is started any more."""
+        """Stop an execution: its running jobs are stopped, no step is started any more. Not with the lock held.
+
+        Raises ConflictException if it is not executing.
+        """
         with self._service.changed:
+            status = execution.record["PipelineExecutionStatus"]
+            if status != "Executing":
+                raise ConflictException(
+                    f"Only an execution in status Executing can be stopped; {execution.arn} is {status}."
+                )
             self._set_execution_status(execution, "Stopping")
             execution.stop_requested = True
             running = [step for step in execution.steps if not step.ended]

@@ -10,6 +10,9 @@ import pytest
 
 from tests import leaks
 
+# Tests run side by side: a thread of torch that waits for another must not keep a processor busy.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # The steps' tests need torch, so they run with the steps' own environment: `make test` runs both.
 collect_ignore = [] if find_spec("torch") else ["pipeline_steps"]
 
