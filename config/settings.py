@@ -455,7 +455,7 @@ class MonitoringSettings(Group):
     max_repetition_increase: float = Field(default=0.1, ge=0, le=1, description="share of repeated word 4-grams")
     max_unended_increase: float = Field(default=0.2, ge=0, le=1, description="share of answers that do not end")
     max_similarity_decrease: float = Field(
-        default=0.2, ge=0, le=1, description="cosine of the prompts with the nearest one of the training set"
+        default=0.5, ge=0, le=1, description="part by which the prompts' similarity to the training set may be lower"
     )
 
     def flags(self) -> list[str]:
