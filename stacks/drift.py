@@ -35,8 +35,10 @@ class DriftTriggers(Construct):
         role = ServiceRole(
             self, "MonitorScheduleRole", service="scheduler.amazonaws.com", description="Starts the look at the traffic"
         )
-        role.add_to_policy(iam.PolicyStatement(actions=["sagemaker:StartPipelineExecution"], resources=[monitor_arn]))
-        undelivered.grant_send_messages(role)
+        role.add_to_policy(
+            iam.PolicyStatement(sid="Start", actions=["sagemaker:StartPipelineExecution"], resources=[monitor_arn])
+        )
+        undelivered.accept_from(role)
         scheduler.CfnSchedule(
             self,
             "Monitoring",

@@ -58,7 +58,7 @@ class TriggersStack(Stack):
                 iam.PolicyStatement(sid="Start", actions=["sagemaker:StartPipelineExecution"], resources=[pipeline_arn])
             )
 
-        self.undelivered.grant_send_messages(schedule_role)  # the scheduler has no right of its own to a queue
+        self.undelivered.accept_from(schedule_role)
 
         # A dataset is complete when its manifest is there: one event for many files, none for half of them.
         self.data_rules = [

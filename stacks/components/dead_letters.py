@@ -25,3 +25,9 @@ class DeadLetters(sqs.Queue):
                 conditions={"StringEquals": {"aws:SourceAccount": Stack.of(self).account}},
             )
         )
+
+    def accept_from(self, role: iam.Role) -> None:
+        """Let `role` write here too: EventBridge Scheduler does it with the role of the schedule."""
+        role.add_to_policy(
+            iam.PolicyStatement(sid="KeepUndelivered", actions=["sqs:SendMessage"], resources=[self.queue_arn])
+        )
