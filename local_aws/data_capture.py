@@ -1,6 +1,6 @@
 """Data capture: requests and answers of an endpoint as JSON lines in S3, in SageMaker's layout.
 
-{destination}/{endpoint}/{variant}/yyyy/mm/dd/hh/{mm-ss-millis}-{id}.jsonl
+{destination}/{endpoint}/{variant}/yyyy/mm/dd/hh/{mm-ss-millis}-{id}.jsonl, written as the role of the variant's model.
 """
 
 import base64
@@ -10,12 +10,13 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
-from local_aws import events
+from local_aws import events, identity
 from local_aws.endpoint_router import Invocation
 from local_aws.object_store import split
+from local_aws.registry import Registry
+from local_aws.sagemaker_api import PRINCIPAL
 
 log = logging.getLogger(__name__)
 
@@ -24,24 +25,25 @@ Configuration = dict[str, Any]
 
 
 class DataCapture:
-    """`configuration_of` gives an endpoint's DataCaptureConfig by the name of its endpoint configuration, or None."""
+    """Keeps the requests of endpoints whose configuration in `registry` asks for it."""
 
-    def __init__(self, configuration_of: Callable[[str], Configuration | None]) -> None:
-        self._configuration_of = configuration_of
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
         self._lock = threading.Lock()
         self._owed: dict[str, float] = defaultdict(float)
-        self._fresh: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+        self._fresh: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
         threading.Thread(target=self._run, name="data-capture", daemon=True).start()
 
     def record(self, invocation: Invocation) -> None:
         """To be told of every request; what was answered is kept in the share that is asked for."""
         if not 200 <= invocation.status < 300:
             return
-        configuration = self._configuration_of(invocation.config_name)
+        configuration = self._registry.data_capture(invocation.config_name)
         if configuration is None or not configuration.get("EnableCapture", False):
             return
         line = json.dumps(record_of(invocation, configuration))
-        key = (str(configuration["DestinationS3Uri"]), invocation.endpoint, invocation.variant)
+        destination = str(configuration["DestinationS3Uri"])
+        key = (destination, invocation.endpoint, invocation.variant, invocation.config_name)
         with self._lock:
             self._owed[invocation.endpoint] += configuration["InitialSamplingPercentage"] / 100
             if self._owed[invocation.endpoint] < 1:
@@ -54,19 +56,20 @@ class DataCapture:
             time.sleep(FLUSH_SECONDS)
             with self._lock:
                 fresh, self._fresh = self._fresh, defaultdict(list)
-            for (destination, endpoint, variant), lines in fresh.items():
+            for (destination, endpoint, variant, config), lines in fresh.items():
                 try:
-                    self._write(destination, endpoint, variant, lines)
-                except Exception:  # the bucket is gone, say; the endpoint serves on
+                    self._write(destination, endpoint, variant, self._registry.serving_role(config, variant), lines)
+                except Exception:  # the bucket is gone, say, or the role may not write; the endpoint serves on
                     log.exception("endpoint %s: %d captured requests were not written", endpoint, len(lines))
 
-    def _write(self, destination: str, endpoint: str, variant: str, lines: list[str]) -> None:
+    def _write(self, destination: str, endpoint: str, variant: str, role: str, lines: list[str]) -> None:
         bucket, prefix = split(destination)
         now, millis = time.gmtime(), int(time.time() * 1000) % 1000
         folder, moment = time.strftime("%Y/%m/%d/%H", now), time.strftime("%M-%S", now)
         parts = [prefix.strip("/"), endpoint, variant, folder, f"{moment}-{millis:03d}-{uuid.uuid4()}.jsonl"]
         body = "".join(f"{line}\n" for line in lines).encode()
-        events.client("s3").put_object(Bucket=bucket, Key="/".join(filter(None, parts)), Body=body)
+        credentials = identity.assume(role, PRINCIPAL, endpoint)
+        events.client("s3", credentials).put_object(Bucket=bucket, Key="/".join(filter(None, parts)), Body=body)
 
 
 def record_of(invocation: Invocation, configuration: Configuration) -> dict[str, Any]:

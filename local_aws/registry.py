@@ -285,6 +285,12 @@ class Registry:
         with self._service.changed:
             return self._endpoint_configs.get(name, {}).get("DataCaptureConfig")
 
+    def serving_role(self, config_name: str, variant: str) -> str:
+        """The role that a variant of an endpoint configuration serves as: its model's. Raises ValidationException."""
+        variants = self.endpoint_config(config_name)["ProductionVariants"]
+        model = next(one["ModelName"] for one in variants if one["VariantName"] == variant)
+        return str(self.model(model)["ExecutionRoleArn"])
+
     # ------------------------------------------------------------------ tags of every resource of ours
 
     def add_tags(self, request: Request) -> Response:

@@ -97,7 +97,7 @@ def install(settings: Settings) -> SageMaker:
     SageMakerResponse.parse_parameters = lambda response, request: None
     endpoint_metrics = metrics.EndpointMetrics(settings)
     sagemaker.endpoints.router.listeners.append(endpoint_metrics.record)
-    sagemaker.endpoints.router.listeners.append(DataCapture(sagemaker.registry.data_capture).record)
+    sagemaker.endpoints.router.listeners.append(DataCapture(sagemaker.registry).record)
     sagemaker.endpoints.router.count = endpoint_metrics.count
     alarms.install(settings, endpoint_metrics.flush)
     autoscaling.install(settings, sagemaker.call)

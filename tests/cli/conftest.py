@@ -8,6 +8,7 @@ import pytest
 
 from cli import local
 from cli.aws import Deployment
+from cli.console import console
 from config.settings import BaseModelSettings, Settings
 from tests.cli import hub_server
 
@@ -15,6 +16,13 @@ TEMPLATE = {
     "Resources": {name: {"Type": "AWS::S3::Bucket"} for name in ("RawBucket", "ArtifactBucket")},
     "Outputs": {f"{name}Name": {"Value": {"Ref": name}} for name in ("RawBucket", "ArtifactBucket")},
 }
+
+
+@pytest.fixture(autouse=True)
+def output_goes_to_stdout() -> Iterator[None]:
+    """A command with --json, called in this process, sends all else to stderr; the next one shall not."""
+    yield
+    console.stderr = False
 
 
 @pytest.fixture(scope="module")

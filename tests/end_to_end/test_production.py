@@ -62,7 +62,7 @@ def test_production_is_deployed_whole_and_destroyed_but_for_what_must_stay(tmp_p
         assert all(there().values()), there()
 
         finished = subprocess.run(
-            [local.CDK, "destroy", "--all", "--force", "-c", f"environment={configuration}"],
+            [local.CDK, "destroy", "--all", "--force", "-c", f"environment={configuration}", "-o", str(tmp_path / "destroyed")],
             cwd=REPOSITORY,
             env={
                 **os.environ,
