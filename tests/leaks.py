@@ -16,7 +16,7 @@ MARK = "FINETUNE_TEST_RUN"  # in the environment of everything that the run star
 # all of it goes with the run's folder.
 CACHES = (
     *("cdk-", "cdk.out", "jsii-", "node-compile-cache"),
-    *("torchinductor_", "ray", "pymp-", "matplotlib-"),
+    *("torchinductor_", "torchelastic_", "ray", "pymp-", "matplotlib-"),
     *("playwright", ".org.chromium", "org.chromium", "scoped_dir"),
 )
 LISTENING = "0A"  # state of a socket in /proc/net/tcp
@@ -50,6 +50,8 @@ def processes(mark: str) -> Iterator[str]:
             marked = f"{MARK}={mark}".encode() in (process / "environ").read_bytes().split(b"\0")
         except OSError:
             continue  # it has ended meanwhile, or is another user's
+        if "multiprocessing.resource_tracker" in command:
+            continue  # Python's own, which ends with the process that it serves
         if int(process.name) != os.getpid() and state != "Z" and (marked or int(parent) == os.getpid()):
             yield f"process {process.name}: {command[:160]}"
 
