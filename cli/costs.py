@@ -4,7 +4,6 @@ Prices and speeds come from pipeline_steps/contract/costs.py, the configuration,
 from which. Only the instances of jobs are counted: no endpoint, no storage.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -234,21 +233,7 @@ class _Earlier:
 
 def data_card(deployment: Deployment, view: ExecutionView) -> dict[str, Any] | None:
     """The data card that PrepareData wrote in an execution; None where it has written none, or it was deleted."""
-    step = next((one for one in view.steps if one.name == "PrepareData" and one.job), None)
-    if step is None or step.status != "Succeeded":
-        return None
-    assert step.job
-    job = deployment.sagemaker.describe_processing_job(ProcessingJobName=step.job[1])
-    outputs = {one["OutputName"]: one["S3Output"]["S3Uri"] for one in job["ProcessingOutputConfig"]["Outputs"]}
-    if files.REPORT_OUTPUT not in outputs:
-        return None
-    bucket, _, prefix = outputs[files.REPORT_OUTPUT].removeprefix("s3://").partition("/")
-    try:
-        answer = deployment.s3.get_object(Bucket=bucket, Key=f"{prefix.rstrip('/')}/{files.DATA_CARD_FILE}")
-    except deployment.s3.exceptions.NoSuchKey:
-        return None
-    card: dict[str, Any] = json.loads(answer["Body"].read())
-    return card
+    return executions.written(deployment, view, "PrepareData", files.REPORT_OUTPUT, files.DATA_CARD_FILE)
 
 
 def describe(steps: list[StepCost]) -> str:

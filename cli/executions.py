@@ -1,5 +1,6 @@
 """Pipeline executions: start, watch, sum up. Works on executions that anyone started."""
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -117,6 +118,27 @@ def the_running(deployment: Deployment) -> str:
     if len(found) > 1:
         raise CommandError(f"{len(found)} executions of {name} run; name one of them:\n" + "\n".join(found))
     return found[0]
+
+
+def written(
+    deployment: Deployment, view: ExecutionView, step_name: str, output: str, file: str
+) -> dict[str, Any] | None:
+    """The JSON file that a processing step wrote to one of its outputs; None where it has written none, or it was deleted."""
+    step = next((one for one in view.steps if one.name == step_name and one.job), None)
+    if step is None or step.status != "Succeeded":
+        return None
+    assert step.job
+    job = deployment.sagemaker.describe_processing_job(ProcessingJobName=step.job[1])
+    outputs = {one["OutputName"]: one["S3Output"]["S3Uri"] for one in job["ProcessingOutputConfig"]["Outputs"]}
+    if output not in outputs:
+        return None
+    bucket, _, prefix = outputs[output].removeprefix("s3://").partition("/")
+    try:
+        answer = deployment.s3.get_object(Bucket=bucket, Key=f"{prefix.rstrip('/')}/{file}")
+    except deployment.s3.exceptions.NoSuchKey:
+        return None
+    content: dict[str, Any] = json.loads(answer["Body"].read())
+    return content
 
 
 def parameters(deployment: Deployment, arn: str) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """The runs of a deployment, by whoever started them: what they trained on, how it went, and how good the models became."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -80,19 +79,7 @@ def _read(deployment: Deployment, summary: dict[str, Any]) -> Run:
 
 def _evaluation(deployment: Deployment, view: ExecutionView) -> dict[str, Any] | None:
     """What Evaluate wrote; None where it has not succeeded, or what it wrote was deleted."""
-    step = next((one for one in view.steps if one.name == "Evaluate" and one.job), None)
-    if step is None or step.status != "Succeeded":
-        return None
-    assert step.job
-    job = deployment.sagemaker.describe_processing_job(ProcessingJobName=step.job[1])
-    outputs = {one["OutputName"]: one["S3Output"]["S3Uri"] for one in job["ProcessingOutputConfig"]["Outputs"]}
-    bucket, _, prefix = outputs[files.EVALUATION_OUTPUT].removeprefix("s3://").partition("/")
-    try:
-        answer = deployment.s3.get_object(Bucket=bucket, Key=f"{prefix.rstrip('/')}/{files.EVALUATION_FILE}")
-    except deployment.s3.exceptions.NoSuchKey:
-        return None
-    found: dict[str, Any] = json.loads(answer["Body"].read())
-    return found
+    return executions.written(deployment, view, "Evaluate", files.EVALUATION_OUTPUT, files.EVALUATION_FILE)
 
 
 def plotted(found: list[Run]) -> list[str]:

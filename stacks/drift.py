@@ -9,6 +9,7 @@ from constructs import Construct
 
 from config.settings import Settings
 from pipeline.monitor import DIMENSION, DRIFTED, NAMESPACE
+from stacks.components import pipeline_target
 from stacks.components.dead_letters import DeadLetters
 from stacks.components.service_role import ServiceRole
 
@@ -46,14 +47,7 @@ class DriftTriggers(Construct):
             schedule_expression=settings.monitoring.expression,
             schedule_expression_timezone=settings.monitoring.timezone,
             flexible_time_window=scheduler.CfnSchedule.FlexibleTimeWindowProperty(mode="OFF"),
-            target=scheduler.CfnSchedule.TargetProperty(
-                arn=monitor_arn,
-                role_arn=role.role_arn,
-                retry_policy=scheduler.CfnSchedule.RetryPolicyProperty(
-                    maximum_event_age_in_seconds=3600, maximum_retry_attempts=10
-                ),
-                dead_letter_config=scheduler.CfnSchedule.DeadLetterConfigProperty(arn=undelivered.queue_arn),
-            ),
+            target=pipeline_target.of_schedule(monitor_arn, role, None, undelivered),
         )
 
         # Between two looks there is no data, and the alarm stays as it is: it rings once until a look finds all well.
@@ -87,24 +81,16 @@ class DriftTriggers(Construct):
                 "detail": {"alarmName": [self.alarm.alarm_name], "state": {"value": ["ALARM"]}},
             },
             targets=[
-                events.CfnRule.TargetProperty(
-                    id="finetune",
-                    arn=finetune_arn,
-                    role_arn=finetune_role.role_arn,
-                    sage_maker_pipeline_parameters=events.CfnRule.SageMakerPipelineParametersProperty(
-                        pipeline_parameter_list=[
-                            events.CfnRule.SageMakerPipelineParameterProperty(name=name, value=value)
-                            for name, value in (
-                                ("DatasetManifest", settings.dataset.default_manifest),
-                                ("TuningMode", settings.dataset.tuning_mode),
-                                ("StartedBy", "drift"),
-                            )
-                        ]
-                    ),
-                    retry_policy=events.CfnRule.RetryPolicyProperty(
-                        maximum_event_age_in_seconds=3600, maximum_retry_attempts=10
-                    ),
-                    dead_letter_config=events.CfnRule.DeadLetterConfigProperty(arn=undelivered.queue_arn),
+                pipeline_target.of_rule(
+                    "finetune",
+                    finetune_arn,
+                    finetune_role,
+                    {
+                        "DatasetManifest": settings.dataset.default_manifest,
+                        "TuningMode": settings.dataset.tuning_mode,
+                        "StartedBy": "drift",
+                    },
+                    undelivered,
                 )
             ],
         )

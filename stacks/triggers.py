@@ -12,6 +12,7 @@ from aws_cdk import aws_scheduler as scheduler
 from constructs import Construct
 
 from config.settings import Settings, TuningMode
+from stacks.components import pipeline_target
 from stacks.components.dead_letters import DeadLetters
 from stacks.components.service_role import ServiceRole
 from stacks.drift import DriftTriggers
@@ -45,7 +46,6 @@ class TriggersStack(Stack):
         self.node.add_dependency(finetune_pipeline, deploy_pipeline)
 
         self.undelivered = DeadLetters(self, "Undelivered")
-        dead_letters = events.CfnRule.DeadLetterConfigProperty(arn=self.undelivered.queue_arn)
 
         events_role = ServiceRole(
             self, "EventsRole", service="events.amazonaws.com", description="Starts fine-tuning on new data"
@@ -75,24 +75,12 @@ class TriggersStack(Stack):
                     },
                 },
                 targets=[
-                    events.CfnRule.TargetProperty(
-                        id="finetune",
-                        arn=pipeline_arn,
-                        role_arn=events_role.role_arn,
-                        sage_maker_pipeline_parameters=events.CfnRule.SageMakerPipelineParametersProperty(
-                            pipeline_parameter_list=[
-                                events.CfnRule.SageMakerPipelineParameterProperty(name=name, value=value)
-                                for name, value in (
-                                    ("DatasetManifest", "$.detail.object.key"),
-                                    ("TuningMode", mode),
-                                    ("StartedBy", "new data"),
-                                )
-                            ]
-                        ),
-                        retry_policy=events.CfnRule.RetryPolicyProperty(
-                            maximum_event_age_in_seconds=3600, maximum_retry_attempts=10
-                        ),
-                        dead_letter_config=dead_letters,
+                    pipeline_target.of_rule(
+                        "finetune",
+                        pipeline_arn,
+                        events_role,
+                        {"DatasetManifest": "$.detail.object.key", "TuningMode": mode, "StartedBy": "new data"},
+                        self.undelivered,
                     )
                 ],
             )
@@ -123,21 +111,12 @@ class TriggersStack(Stack):
                 },
             },
             targets=[
-                events.CfnRule.TargetProperty(
-                    id="deploy",
-                    arn=deploy_arn,
-                    role_arn=approval_role.role_arn,
-                    sage_maker_pipeline_parameters=events.CfnRule.SageMakerPipelineParametersProperty(
-                        pipeline_parameter_list=[
-                            events.CfnRule.SageMakerPipelineParameterProperty(
-                                name="ModelPackageArn", value="$.detail.ModelPackageArn"
-                            )
-                        ]
-                    ),
-                    retry_policy=events.CfnRule.RetryPolicyProperty(
-                        maximum_event_age_in_seconds=3600, maximum_retry_attempts=10
-                    ),
-                    dead_letter_config=dead_letters,
+                pipeline_target.of_rule(
+                    "deploy",
+                    deploy_arn,
+                    approval_role,
+                    {"ModelPackageArn": "$.detail.ModelPackageArn"},
+                    self.undelivered,
                 )
             ],
         )
@@ -150,23 +129,15 @@ class TriggersStack(Stack):
             schedule_expression_timezone=settings.schedule.timezone,
             state="ENABLED" if settings.schedule.enabled else "DISABLED",
             flexible_time_window=scheduler.CfnSchedule.FlexibleTimeWindowProperty(mode="OFF"),
-            target=scheduler.CfnSchedule.TargetProperty(
-                arn=pipeline_arn,
-                role_arn=schedule_role.role_arn,
-                retry_policy=scheduler.CfnSchedule.RetryPolicyProperty(
-                    maximum_event_age_in_seconds=3600, maximum_retry_attempts=10
-                ),
-                dead_letter_config=scheduler.CfnSchedule.DeadLetterConfigProperty(arn=self.undelivered.queue_arn),
-                sage_maker_pipeline_parameters=scheduler.CfnSchedule.SageMakerPipelineParametersProperty(
-                    pipeline_parameter_list=[
-                        scheduler.CfnSchedule.SageMakerPipelineParameterProperty(name=name, value=value)
-                        for name, value in (
-                            ("DatasetManifest", settings.dataset.default_manifest),
-                            ("TuningMode", settings.dataset.tuning_mode),
-                            ("StartedBy", "schedule"),
-                        )
-                    ]
-                ),
+            target=pipeline_target.of_schedule(
+                pipeline_arn,
+                schedule_role,
+                {
+                    "DatasetManifest": settings.dataset.default_manifest,
+                    "TuningMode": settings.dataset.tuning_mode,
+                    "StartedBy": "schedule",
+                },
+                self.undelivered,
             ),
         )
 
