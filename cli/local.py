@@ -59,11 +59,11 @@ def _refuse_if_running(state: Path) -> None:
 def deploy(settings: Settings, url: str, log: Path, environment: str = "local") -> None:
     """`cdk bootstrap` and `cdk deploy --all` of `environment` against the AWS at `url`; what they say goes to `log`."""
     target = f"aws://{settings.account}/{settings.region}"
-    _cdk(["bootstrap", target], url, settings, log)
-    options = ["--all", "--require-approval", "never", "--progress", "events"]
     # An output folder of its own: a deployment to AWS from this checkout may be under way at the same time.
-    output = str(log.with_name("cdk.out"))
-    _cdk(["deploy", *options, "--output", output, "-c", f"environment={environment}"], url, settings, log)
+    output = ["--output", str(log.with_name("cdk.out"))]
+    _cdk(["bootstrap", target, *output], url, settings, log)
+    options = ["--all", "--require-approval", "never", "--progress", "events", "-c", f"environment={environment}"]
+    _cdk(["deploy", *options, *output], url, settings, log)
 
 
 def _cdk(arguments: list[str], url: str, settings: Settings, log: Path) -> None:

@@ -16,6 +16,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # The steps' tests need torch, so they run with the steps' own environment: `make test` runs both.
 collect_ignore = [] if find_spec("torch") else ["pipeline_steps"]
 
+# These share one deployment, in this order: each goes on from what was trained and released before, and the last two
+# change its configuration.
+ON_ONE_DEPLOYMENT = (
+    "test_product.py",
+    "test_security.py",
+    "test_unattended.py",
+    "test_redeploy.py",
+    "test_several_hosts.py",
+)
+
 LEFT = "left_behind"  # what the processes that run tests side by side have found of themselves
 _found_by_workers: list[str] = []
 _temporary: Path
@@ -25,6 +35,24 @@ def pytest_configure(config: pytest.Config) -> None:
     global _temporary
     if not hasattr(config, "workerinput"):  # one of several processes has the mark and the folder of the first
         _temporary = leaks.begin()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(ON_ONE_DEPLOYMENT)}
+    items.sort(key=lambda item: place.get(item.path.name, -1))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of the processes that run tests side by side one takes a whole file, or all files of one deployment."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByDeployment(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "one deployment" if Path(file).name in ON_ONE_DEPLOYMENT else file
+
+    return ByDeployment(config, log)
 
 
 @pytest.hookimpl(optionalhook=True)
