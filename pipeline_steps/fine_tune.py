@@ -26,7 +26,7 @@ from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.hyperparameters import Hyperparameters
 from pipeline_steps.contract.progress import report
 from pipeline_steps.encoding import Encoded, read_encoded
-from pipeline_steps.models import base_model_digest, folder_digest, load_tokenizer
+from pipeline_steps.models import base_model_digest, folder_digest, load_tokenizer, product_dtype
 from pipeline_steps.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
@@ -252,7 +252,9 @@ class Training:
         self.tracking = Tracking(
             settings.mlflow_tracking_uri if world.first else "", os.environ.get("TRAINING_JOB_NAME", job.output.name)
         )
-        tuning = projections.Tuning(method, settings.lora_r, settings.lora_alpha, settings.lora_dropout)
+        tuning = projections.Tuning(
+            method, settings.lora_r, settings.lora_alpha, settings.lora_dropout, product_dtype(world.device)
+        )
         if settings.fp8:
             fp8.check_device(world.device)
             exact = self._measure(self._loaded(config, tuning, recompute))
@@ -553,6 +555,8 @@ class Training:
 
     def write_model(self) -> None:
         """The adapter first, since a failed merge must not cost the training; then the merged, or the tuned, model."""
+        import torch
+
         from pipeline_steps.training import merge
 
         output = self.job.output
@@ -563,7 +567,7 @@ class Training:
 
                 output.mkdir(parents=True, exist_ok=True)
                 save_torch_state_dict(
-                    {name: weight.to(self.model.tuning.kind).contiguous() for name, weight in weights.items()},
+                    {name: weight.to(torch.bfloat16).contiguous() for name, weight in weights.items()},
                     output, max_shard_size="5GB",
                 )  # fmt: skip
                 self.model.config.save_pretrained(output)

@@ -11,8 +11,8 @@ POST /adapters     {"name": str, "src": folder} loads a LoRA adapter; DELETE /ad
 
 Environment, as in LMI: HF_MODEL_ID (default /opt/ml/model), OPTION_MAX_MODEL_LEN (tokens; default: what the model can),
 OPTION_MAX_ROLLING_BATCH_SIZE (sequences answered at the same time; default 32), OPTION_TGI_COMPAT, OPTION_ENABLE_LORA
-and OPTION_MAX_LORA_RANK (default 16), OPTION_DTYPE (bf16, fp16 or fp32; default bf16, which is also faster on CPUs),
-SAGEMAKER_BIND_TO_PORT (default 8080).
+and OPTION_MAX_LORA_RANK (default 16), OPTION_DTYPE (bf16, fp16 or fp32; default bf16, for which a CPU without
+instructions for it takes fp32), SAGEMAKER_BIND_TO_PORT (default 8080).
 """
 
 import json

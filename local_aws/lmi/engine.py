@@ -98,7 +98,8 @@ class Engine:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtypes = {"auto": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+        half = torch.bfloat16 if self._device == "cuda" or torch.cpu._is_avx512_bf16_supported() else torch.float32
+        dtypes = {"auto": half, "bf16": half, "fp16": torch.float16, "fp32": torch.float32}
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtypes[dtype], local_files_only=True)
         self._model = model.to(self._device).eval()

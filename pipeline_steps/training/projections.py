@@ -8,7 +8,8 @@ float32, s = alpha / rank. The adapter rides inside the large products instead o
 - `OutputProjection` (attention output, down; many inputs, few outputs) keeps W over A. The product with W adds to the
   residual stream; one product of [dy | s dy B] with both gives the gradient of the wide input.
 
-The methods: `lora` keeps W in bfloat16, `qlora` in nf4 and unpacks it for each product, `full` trains W itself.
+The methods: `lora` keeps W in the type of the products (bfloat16, where the device has it), `qlora` in nf4 and unpacks it
+for each product, `full` trains W itself.
 With `fp8` LoRA's W is multiplied in 8 bits; the adapter stays out of those products, since it would be rounded with them.
 A projection has no autograd of its own; decoder.py calls `forward` and `backward` from within its functions.
 """
