@@ -3,8 +3,8 @@
     .venv-bench/bin/python -m bench.loss_curves        # SmolLM2-135M-Instruct, examples/instruction; a GPU if there is one
 
 Every case trains LoRA of rank 16 on all linear layers, from the same weights, on the same rows in the same order and
-batches, with the same learning rates, and learns the completions only. What may differ is rounding and the adapter's
-random start. The loss of the held-out rows is measured before and after by one piece of code for all cases, on the
+batches, with the same learning rates and the same start of the adapter, and learns the completions only. What may differ
+is rounding. The loss of the held-out rows is measured before and after by one piece of code for all cases, on the
 merged model. `ours` is the FineTune step itself; `ours-fp8` the same with fp8 (rounded in plain torch where there is no
 GPU); `trl` is TRL's SFTTrainer. Writes bench/results/loss-curves.json and, with matplotlib, docs/loss-curves.svg.
 """
@@ -35,7 +35,7 @@ RESULTS = Path(__file__).parent / "results" / "loss-curves.json"
 PLOT = REPOSITORY / "docs" / "loss-curves.svg"
 BUILD = REPOSITORY / "build" / "bench" / "loss-curves"
 SETTINGS = Hyperparameters(
-    epoch=3.0,
+    epoch=1.0,
     learning_rate=5e-4,
     per_device_train_batch_size=8,
     gradient_accumulation_steps=1,
@@ -103,15 +103,29 @@ def ours(model: Path, output: Path, **settings: Any) -> list[float]:
     return [point["train_loss"] for point in training["curve"]]
 
 
+def adapter_at_the_start(model: Path) -> dict[str, Any]:
+    """The adapter as FineTune draws it for this seed, by PEFT's names."""
+    from transformers import AutoConfig
+
+    from pipeline_steps.training.decoder import Decoder
+    from pipeline_steps.training.projections import Tuning
+
+    decoder = Decoder(AutoConfig.from_pretrained(model), Tuning("lora", SETTINGS.lora_r, SETTINGS.lora_alpha))
+    decoder.reset_adapters(SETTINGS.seed)
+    return {name.replace(".weight", ".default.weight"): tensor for name, tensor in decoder.adapter().items()}
+
+
 def trl(model: Path, output: Path) -> list[float]:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
+    from torch.optim.lr_scheduler import LambdaLR
     from torch.utils.data import SequentialSampler
     from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
 
-    from pipeline_steps.models import load_tokenizer
+    from pipeline_steps.models import load_tokenizer, product_dtype
+    from pipeline_steps.training.optimizer import learning_rate_share
 
     train = rows_of("train", model)
     plan = Plan.of(len(train), 1, SETTINGS)
@@ -127,18 +141,24 @@ def trl(model: Path, output: Path) -> list[float]:
         def _get_train_sampler(self, dataset: Any = None) -> Any:
             return SequentialSampler(self.train_dataset)
 
+        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+            # transformers' warm-up begins with a step of rate 0, ours with the first share of the rate.
+            self.lr_scheduler = LambdaLR(
+                optimizer or self.optimizer, lambda step: learning_rate_share(step, plan.steps, SETTINGS)
+            )
+            return self.lr_scheduler
+
     on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
     arguments = SFTConfig(
         output_dir=str(BUILD / "trainer"), per_device_train_batch_size=SETTINGS.per_device_train_batch_size,
         num_train_epochs=1, bf16=on_gpu, use_cpu=not on_gpu, learning_rate=SETTINGS.learning_rate,
-        lr_scheduler_type=SETTINGS.lr_scheduler_type, warmup_steps=round(SETTINGS.warmup_ratio * plan.steps),
         weight_decay=SETTINGS.weight_decay, max_grad_norm=SETTINGS.max_grad_norm, max_length=SETTINGS.max_input_length,
         completion_only_loss=True, gradient_checkpointing=False, logging_steps=1, save_strategy="no", report_to=[],
         seed=SETTINGS.seed, disable_tqdm=True, dataset_num_proc=None,
     )  # fmt: skip
     trainer = InOrder(
-        # A CPU without matrix units for bfloat16 is several times slower with it than with float32.
-        model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16 if on_gpu else torch.float32),
+        model=AutoModelForCausalLM.from_pretrained(model, dtype=product_dtype(device)),
         args=arguments, train_dataset=data,
         processing_class=load_tokenizer(model),
         peft_config=LoraConfig(
@@ -146,6 +166,8 @@ def trl(model: Path, output: Path) -> list[float]:
             task_type="CAUSAL_LM",
         ),
     )  # fmt: skip
+    missing = trainer.model.load_state_dict(adapter_at_the_start(model), strict=False)
+    assert not missing.unexpected_keys
     trainer.train()
     merged = trainer.model.merge_and_unload()
     merged.save_pretrained(output)
@@ -164,16 +186,11 @@ CASES: dict[str, Callable[[Path, Path], Sequence[float]]] = {
 
 def held_out_loss(folder: Path, model: Path) -> float:
     """Nats per learned token of the test rows, with the model in `folder`."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     from pipeline_steps.encoding import row_losses
-    from pipeline_steps.models import load_tokenizer
+    from pipeline_steps.models import load_model, load_tokenizer
 
     rows = rows_of("test", model)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    measured = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(device).eval()
-    nats = row_losses(measured, rows, load_tokenizer(model).pad_token_id, batch_tokens=4096)
+    nats = row_losses(load_model(folder).eval(), rows, load_tokenizer(model).pad_token_id, batch_tokens=4096)
     return float(nats.sum() / sum(row.trained_tokens for row in rows))
 
 

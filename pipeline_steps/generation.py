@@ -2,7 +2,7 @@
 
 Each slot holds one sequence at its own position. When sequences end, their slots are filled with the next prompts, so
 that no step is spent on padding or on waiting for the longest answer of a batch. On a GPU a step is a CUDA graph,
-captured once for each number of slots and each length that it attends to: without it the host is the bottleneck.
+captured once for each number of slots: without it the host is the bottleneck.
 """
 
 import time
@@ -19,6 +19,7 @@ GPU_MEMORY_SHARE = 0.5  # of what is free, for the slots' keys and values; readi
 REFILL_SHARE = (
     8  # slots / this many are free before prompts are read: reading a few together costs little more than one
 )
+GRANULE = 32  # lengths are rounded up to this many tokens
 PROMPT_TOKENS = {"cpu": 1024, "cuda": 16384}  # that are read together, padding included
 
 
@@ -45,9 +46,13 @@ class Generator:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.device = model.device
-        self.steps: dict[tuple[int, int], Any] = {}  # CUDA graphs by (slots, length)
+        self.steps: dict[int, Any] = {}  # CUDA graphs by number of slots
         self.slots: _Slots | None = None
         self.asked = 0  # slots that were wanted; memory may have given fewer
+        if self.device.type == "cuda":
+            from pipeline_steps import slot_attention
+
+            model.set_attn_implementation(slot_attention.NAME)
 
     def generate(
         self,
@@ -119,7 +124,7 @@ class Generator:
         """Slots for so many sequences of at most `length` tokens; those of the last call if they will do."""
         import torch
 
-        length = -(-length // _granule(self.device)) * _granule(self.device)
+        length = -(-length // GRANULE) * GRANULE
         number = min(sequences, GPU_SLOTS if self.device.type == "cuda" else CPU_SLOTS)
         if self.slots is None or self.asked < number or self.slots.length < length:
             self.slots, self.steps, self.asked = None, {}, number
@@ -157,43 +162,43 @@ class Generator:
 
         tokens = [sequence.written[-1] for sequence in running]
         positions = [len(sequence.prompt) + len(sequence.written) - 1 for sequence in running]
-        granule = _granule(self.device)
-        seen = (max(positions) // granule + 1) * granule
         number = len(running)
         slots.tokens[:number] = torch.tensor(tokens)
         slots.positions[:number] = torch.tensor(positions)
         if self.device.type != "cuda":
-            return self._forward(slots, number, seen)
+            seen = -(-(max(positions) + 1) // GRANULE) * GRANULE
+            places = torch.arange(seen, device=self.device)
+            mask = _visible(slots.positions[:number, None], places, self.model.config)[:, None, None]
+            return self._forward(slots, number, seen, mask)
         number = min(slots.number, max(8, 1 << (number - 1).bit_length()))  # few graphs: powers of two
-        if (number, seen) not in self.steps:
-            self.steps[number, seen] = self._capture(slots, number, seen)
-        graph, logits = self.steps[number, seen]
+        if number not in self.steps:
+            self.steps[number] = self._capture(slots, number)
+        graph, logits = self.steps[number]
         graph.replay()
         return logits[: len(running)]
 
-    def _capture(self, slots: "_Slots", number: int, seen: int) -> Any:
+    def _capture(self, slots: "_Slots", number: int) -> Any:
         import torch
+
+        def forward() -> "Tensor":
+            return self._forward(slots, number, slots.length, slots.positions[:number, None, None, None])
 
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # libraries make their workspaces before the graph is recorded
-            self._forward(slots, number, seen)
+            forward()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         pool = next(iter(self.steps.values()))[0].pool() if self.steps else None
         with torch.cuda.graph(graph, pool=pool):
-            logits = self._forward(slots, number, seen)
+            logits = forward()
         return graph, logits
 
-    def _forward(self, slots: "_Slots", number: int, seen: int) -> "Tensor":
-        import torch
-
+    def _forward(self, slots: "_Slots", number: int, seen: int, mask: "Tensor") -> "Tensor":
         slots.write_one(number, seen)
-        positions = slots.positions[:number, None]
-        mask = _visible(positions, torch.arange(seen, device=self.device), self.model.config)[:, None, None]
         hidden = self.model.base_model(
             input_ids=slots.tokens[:number, None],
-            position_ids=positions,
+            position_ids=slots.positions[:number, None],
             attention_mask=mask,
             past_key_values=slots,
             use_cache=True,
@@ -290,8 +295,3 @@ def _shape(config: Any) -> tuple[int, int, int]:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return config.num_hidden_layers, heads, size
-
-
-def _granule(device: Any) -> int:
-    """Lengths are rounded up to this many tokens: few graphs on a GPU, little to attend to in vain on a CPU."""
-    return 256 if device.type == "cuda" else 32

@@ -138,7 +138,8 @@ def adapter_gradients(model: Decoder) -> dict[str, Any]:
 @pytest.mark.parametrize("name", MODELS)
 def test_lora_gives_the_loss_and_gradients_of_peft(name: str, recompute: Any, device: str) -> None:
     kind = torch.bfloat16 if device == "cuda" else torch.float32  # the GPU's attention has no float32
-    allowed = 0.03 if device == "cuda" else 1e-5
+    # transformers in bfloat16 is itself off from float32 by up to 0.022, with Qwen 2's biases by 0.038.
+    allowed = (0.06 if name == "qwen 2" else 0.03) if device == "cuda" else 1e-5
     torch.manual_seed(0)
     reference = MODELS[name]().float().to(device)
     model = ours(reference, Tuning("lora", rank=4, alpha=8, kind=kind), device)
