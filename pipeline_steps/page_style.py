@@ -45,12 +45,16 @@ mark { background: var(--mark); color: inherit; border-radius: .15em }
 code { font-size: .9em; overflow-wrap: anywhere; unicode-bidi: isolate }
 @media (max-width: 34rem) { th, td { padding: .4rem .45rem } h1 { font-size: 1.35rem } table { font-size: .92rem }
   .pairs th { width: 8.5rem }
-  th.number { white-space: normal } }
+  th.number, td.number .note { white-space: normal }
+  .stacked thead { position: absolute; clip-path: inset(50%) } .stacked tr { display: block; padding: .5rem 0;
+  border-bottom: 1px solid var(--line) } .stacked tbody th, .stacked td { display: block; padding: .1rem 0; border: 0 }
+  .stacked td, .stacked td.number { display: flex; gap: 1rem; justify-content: space-between; text-align: right;
+  white-space: normal } .stacked td::before { content: attr(data-column); color: var(--soft); text-align: left } }
 """
 
 NO_BREAK = "\u00a0"
 NUMBER = " class='number'"
-ROW_NAME = "th scope='row'"
+STACKED_COLUMNS = 5  # a table of so many does not fit a phone: there each row becomes a small table of its own
 
 
 class Html(str):
@@ -103,17 +107,23 @@ def rows_table(rows: Sequence[tuple[str, str]]) -> Html:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[int] = ()) -> Html:
     """A table whose rows begin with their name; the columns of `numbers` are set as numbers."""
-
-    def cells(texts: Sequence[str], name_tag: str, tag: str) -> str:
-        name = f"<{name_tag}>{html(texts[0])}</th>"
-        rest = enumerate(texts[1:], start=1)
-        return name + "".join(
-            f"<{tag}{NUMBER if column in numbers else ''}>{html(text)}</{tag[:2]}>" for column, text in rest
+    kinds = [NUMBER if column in numbers else "" for column in range(len(head))]
+    first = "".join(
+        f"<th scope='col' role='columnheader'{kind}>{html(text)}</th>" for text, kind in zip(head, kinds, strict=True)
+    )
+    lines = []
+    for name, *values in rows:
+        cells = "".join(
+            f"<td role='cell' data-column='{html(column)}'{kind}><span>{html(value)}</span></td>"
+            for column, kind, value in zip(head[1:], kinds[1:], values, strict=True)
         )
-
-    first = cells(head, "th scope='col'", "th scope='col'")
-    body = "".join(f"<tr>{cells(row, ROW_NAME, 'td')}</tr>" for row in rows)
-    return _scrolled(f"<table><thead><tr>{first}</tr></thead><tbody>{body}</tbody></table>")
+        lines.append(f"<tr role='row'><th scope='row' role='rowheader'>{html(name)}</th>{cells}</tr>")
+    # The roles are what the tags say already; a browser forgets them where the style stacks the cells.
+    stacked = " class='stacked'" if len(head) >= STACKED_COLUMNS else ""
+    return _scrolled(
+        f"<table role='table'{stacked}><thead role='rowgroup'><tr role='row'>{first}</tr></thead>"
+        f"<tbody role='rowgroup'>{''.join(lines)}</tbody></table>"
+    )
 
 
 def _scrolled(body: str) -> Html:

@@ -45,7 +45,7 @@ ATTRIBUTES = frozenset(
     lang charset name content http-equiv id class href scope dir open style role aria-label viewbox
     preserveaspectratio d x y width height fill stroke stroke-width stroke-dasharray opacity points font-size
     text-anchor stroke-linecap stroke-linejoin stroke-opacity
-    tabindex hidden type value autocomplete aria-hidden data-row data-kind data-change data-step
+    tabindex hidden type value autocomplete aria-hidden data-row data-kind data-change data-step data-column
     """.split()  # noqa: SIM905
 )
 OPEN_ENDED = {"meta", "input"}
