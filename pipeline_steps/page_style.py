@@ -46,7 +46,8 @@ code { font-size: .9em; overflow-wrap: anywhere; unicode-bidi: isolate }
 @media (max-width: 34rem) { th, td { padding: .4rem .45rem } h1 { font-size: 1.35rem } table { font-size: .92rem }
   .pairs th { width: 8.5rem }
   th.number, td.number .note { white-space: normal }
-  .stacked thead { position: absolute; clip-path: inset(50%) } .stacked tr { display: block; padding: .5rem 0;
+  .stacked thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
+  .stacked tr { display: block; padding: .5rem 0;
   border-bottom: 1px solid var(--line) } .stacked tbody th, .stacked td { display: block; padding: .1rem 0; border: 0 }
   .stacked td, .stacked td.number { display: flex; gap: 1rem; justify-content: space-between; text-align: right;
   white-space: normal } .stacked td::before { content: attr(data-column); color: var(--soft); text-align: left } }
