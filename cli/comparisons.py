@@ -32,8 +32,8 @@ def compare(deployment: Deployment, path: Path, execution: str | None, sampling:
     key = f"prompts/{hashlib.sha256(content).hexdigest()}/prompts{path.suffix}"
     deployment.s3.put_object(Bucket=deployment.artifact_bucket, Key=key, Body=content)
     parameters = {
-        "ModelUri": model,
-        "PromptsUri": f"s3://{deployment.artifact_bucket}/{key}",
+        "ModelPrefix": model.removeprefix(f"s3://{deployment.artifact_bucket}/"),
+        "PromptsKey": key,
         "MaxNewTokens": sampling.max_new_tokens,
         "Temperature": sampling.temperature,
         "TopK": sampling.top_k,

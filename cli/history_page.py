@@ -8,6 +8,7 @@ from cli.history import Run
 from pipeline_steps.contract import metrics
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 880, 220, 64, 16, 12, 28
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 STYLE = """
 :root { color-scheme: light dark; --text: #1b1f24; --soft: #667; --line: #d8dce2; --tuned: #0b6bcb; --back: #fff }
 @media (prefers-color-scheme: dark) {
@@ -35,6 +36,7 @@ def render(name: str, runs: list[Run]) -> str:
     )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<title>Runs of {escape(name)}</title><style>{STYLE}</style><h1>Runs of {escape(name)}</h1>"
         f"<p>{len(runs)} executions, the newest first in the table and last in the charts. Line: the tuned model; dashed: its "
         f"base; hollow point: refused by the gate.</p>{charts}"

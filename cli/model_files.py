@@ -1,12 +1,19 @@
 """Which files of a folder are a model, and whether they may be trusted: no pickle, no way out of the folder, nothing cut off."""
 
+import bz2
+import gzip
+import io
 import json
+import lzma
 import shutil
 import struct
 import tarfile
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 from cli.console import CommandError
 
@@ -25,6 +32,8 @@ LARGEST_HEADER_BYTES = 100_000_000  # of a safetensors file: the format's own li
 MOST_GROWTH = 20
 GROWTH_FREE_BYTES = 10**9
 MOST_ARCHIVE_FILES = 10_000
+COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}  # by a file's first bytes
+LARGEST_ARCHIVE_HEADER = 2**20  # bytes of what stands before a file: its name and the like
 
 
 @dataclass(frozen=True)
@@ -111,15 +120,15 @@ def read_index(path: Path) -> dict[str, str]:
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack a tar archive, compressed or not, into `folder`, which is there only when it is complete.
 
-    Raises CommandError on what leads out of the folder, what is neither file nor folder, and on an archive that grows
-    beyond what weights can.
+    Raises CommandError on what leads out of the folder, what is neither file nor folder, on an archive that grows beyond
+    what weights can, and on one whose headers would fill the memory.
     """
     unfinished = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     left = min(shutil.disk_usage(unfinished).free, GROWTH_FREE_BYTES + MOST_GROWTH * archive.stat().st_size)
     try:
-        with tarfile.open(archive) as tar:
+        with _decompressed(archive) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for count, member in enumerate(tar, start=1):
                 left -= member.size
                 if not (member.isfile() or member.isdir()) or not _inside(member.name):
@@ -132,9 +141,43 @@ def unpack(archive: Path, folder: Path) -> None:
                         f"to more than the disk has left, or to more than {MOST_ARCHIVE_FILES} files; it is not a model"
                     )
                 tar.extract(member, unfinished, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise CommandError(f"{archive.name} cannot be unpacked: {error}") from error
     unfinished.replace(folder)
+
+
+class _SmallReads(io.RawIOBase):
+    """A stream of which nothing large is read at once: tarfile takes a header's own word for its length."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= LARGEST_ARCHIVE_HEADER:
+            raise tarfile.ReadError(f"a header says that it has {size} bytes")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+@contextmanager
+def _decompressed(archive: Path) -> Iterator[IO[bytes]]:
+    """The tar stream in `archive`, whatever it is compressed by."""
+    with archive.open("rb") as file:
+        start = file.read(6)
+    opened: Any = next((opened for magic, opened in COMPRESSED.items() if start.startswith(magic)), open)
+    with opened(archive, "rb") as file:
+        yield _SmallReads(file)  # type: ignore[misc]
 
 
 def licence_of(folder: Path) -> str | None:

@@ -228,8 +228,8 @@ def compare_definition(settings: Settings) -> str:
     """JSON of `<name>-compare`: a user's prompts, answered before and after."""
     defaults = Sampling()
     parameters: dict[str, Parameter] = {
-        "model": ParameterString("ModelUri"),
-        "prompts": ParameterString("PromptsUri"),
+        "model": ParameterString("ModelPrefix"),
+        "prompts": ParameterString("PromptsKey"),
         "max_new_tokens": ParameterInteger("MaxNewTokens", default_value=defaults.max_new_tokens),
         "temperature": ParameterFloat("Temperature", default_value=defaults.temperature),
         "top_k": ParameterInteger("TopK", default_value=defaults.top_k),
@@ -560,7 +560,10 @@ def deploy(settings: Settings, model_package_arn: Value) -> RequestStep:
 
 def compare(settings: Settings, parameters: dict[str, Parameter]) -> RequestStep:
     """A user's prompts -> answers of the base and of the tuned model, and report.html with both."""
-    inputs = {name: parameters[name] for name in ("prompts", "model")}
+    # Below our bucket, so that who starts it from the console can name no other.
+    inputs = {
+        name: Join(on="/", values=["s3:/", "${ArtifactBucket}", parameters[name]]) for name in ("prompts", "model")
+    }
     flags = {name: parameter for name, parameter in parameters.items() if name not in inputs}
     request = processing_request(
         settings,

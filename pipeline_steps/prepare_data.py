@@ -263,7 +263,7 @@ def read_folder(job: PrepareJob) -> tuple[list[SourceFile], PromptTemplate | Non
             folder = "train/" if any(name.startswith("train/") for name in paths) else ""
             template_file = paths.get(f"{folder}{files.TEMPLATE_FILE}")
             template = (
-                prompt_template.read(sources.read_small(template_file), files.TEMPLATE_FILE)
+                prompt_template.read(sources.read_small(template_file, files.TEMPLATE_FILE), files.TEMPLATE_FILE)
                 if template_file
                 else prompt_template.DEFAULT
             )
@@ -273,10 +273,12 @@ def read_folder(job: PrepareJob) -> tuple[list[SourceFile], PromptTemplate | Non
         problems += error.problems
     if files.PROMPTS_FILE in paths:
         try:
-            lines = sources.read_small(paths[files.PROMPTS_FILE]).decode("utf-8-sig").split("\n")
-            prompts = [line.strip() for line in lines if line.strip()]
+            content = sources.read_small(paths[files.PROMPTS_FILE], files.PROMPTS_FILE)
+            prompts = [line.strip() for line in content.decode("utf-8-sig").split("\n") if line.strip()]
         except UnicodeDecodeError as error:
             problems.append(f"{files.PROMPTS_FILE}: not UTF-8 (byte {error.start}); save it as UTF-8")
+        except DataError as error:
+            problems += error.problems
     if problems:
         raise DataError(problems)
     return found, template, prompts

@@ -15,7 +15,9 @@ from pipeline_steps.contract.errors import DataError
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_ .-]*)\}")
 PARTS = re.compile(r"\{\{|\}\}|" + PLACEHOLDER.pattern)
-FORMATTED = re.compile(r"(?<!\{)\{[A-Za-z_][A-Za-z0-9_]*[!:\[][^{}]*\}(?!\})")  # {x!r}, {x:>10}, {x[0]}
+FORMATTED = re.compile(
+    r"(?<!\{)\{(?:[A-Za-z_][A-Za-z0-9_]*[!:\[]|[0-9])[^{}]*\}(?!\})"  # {x!r}, {x:>10}, {x[0]}, {0.__class__}
+)
 
 # What JumpStart puts between prompt and completion with add_input_output_demarcation_key.
 DEMARCATION = "\n\n### Response:\n"
@@ -42,6 +44,11 @@ class PromptTemplate:
 
     def render_completion(self, row: Mapping[str, str]) -> str:
         return _fill(self.completion, row)
+
+    def rendered_length(self, row: Mapping[str, str]) -> int:
+        """Characters of prompt and completion, nearly: a doubled brace counts as two."""
+        texts = self.prompt + self.completion
+        return len(texts) + sum(len(row[match[1]]) for match in PARTS.finditer(texts) if match[1])
 
     def with_demarcation(self) -> "PromptTemplate":
         """The template as JumpStart trains it with add_input_output_demarcation_key."""

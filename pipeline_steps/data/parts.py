@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 PersonalDataPolicy = Literal["report", "redact", "fail"]
 
-BLOCK_ROWS = 512  # rendered and encoded together
+BLOCK_ROWS = 512  # rendered and encoded together ...
+BLOCK_CHARACTERS = 16 * 2**20  # ... or fewer, if they are long
 SKETCH_ROWS = 16_384  # fingerprints of one file
 EXAMPLES_A_PART = 10
 SAMPLES = 3
@@ -168,8 +169,16 @@ def _records(
         summary.file_problems += error.problems
 
 
-def _blocks(rows: Iterator[Any]) -> Iterator[list[Any]]:
-    while block := list(islice(rows, BLOCK_ROWS)):
+def _blocks(rows: Iterator[tuple[int, Record | Bad]]) -> Iterator[list[tuple[int, Record | Bad]]]:
+    block: list[tuple[int, Record | Bad]] = []
+    characters = 0
+    for line, row in rows:
+        block.append((line, row))
+        characters += len(row.content) if isinstance(row, Bad) else row.characters
+        if len(block) == BLOCK_ROWS or characters > BLOCK_CHARACTERS:
+            yield block
+            block, characters = [], 0
+    if block:
         yield block
 
 

@@ -28,11 +28,12 @@ class Record:
     """The texts of one row. `render` makes the example of them, once personal data is redacted in them or left.
 
     `asked` and `answered` are the row's own words, without the template's: duplicates and leaks are looked for in them.
-    `group`: rows with the same group stay on the same side of the split.
+    `group`: rows with the same group stay on the same side of the split. `characters`: about how long the example is.
     """
 
     texts: Mapping[str, str]
     group: str
+    characters: int
     render: Callable[[Mapping[str, str]], Example]
     asked: Callable[[Mapping[str, str]], str]
     answered: Callable[[Mapping[str, str]], str]
@@ -107,12 +108,15 @@ class RowReader:
             raise ValueError("\n".join(problems))
         one_slice = self._slice(row)
         texts = {column: row[column] for column in template.columns}
+        characters = template.rendered_length(texts)
+        refuse_long(characters)
         if not template.render_completion(texts).strip():
             raise ValueError("the completion is empty, so there is nothing to learn; write an answer or drop the row")
         prompt_columns = template.prompt_columns
         return Record(
             texts,
             self._group(row) or template.render_prompt(texts),
+            characters,
             lambda texts: Example(
                 template.render_prompt(texts), template.render_completion(texts), ends=True, slice=one_slice
             ),
@@ -130,6 +134,8 @@ class RowReader:
         one_slice = self._slice(row)
         roles = [role for role, _ in turns]
         texts = {str(number): text for number, (_, text) in enumerate(turns)}
+        characters = sum(map(len, texts.values()))
+        refuse_long(characters)
 
         def render(texts: Mapping[str, str]) -> Example:
             return replace(render_chat(list(zip(roles, texts.values(), strict=True))), slice=one_slice)
@@ -137,6 +143,7 @@ class RowReader:
         return Record(
             texts,
             self._group(row) or render(texts).whole_prompt,
+            characters,
             render,
             lambda texts: "\n".join(list(texts.values())[:-1]),
             lambda texts: list(texts.values())[-1],
@@ -166,7 +173,9 @@ class RowReader:
             def render(texts: Mapping[str, str]) -> Example:
                 return Example("", texts["text"], ends=last and ends)
 
-            return line, Record({"text": piece}, piece, render, lambda texts: "", lambda texts: texts["text"])
+            return line, Record(
+                {"text": piece}, piece, len(piece), render, lambda texts: "", lambda texts: texts["text"]
+            )
 
         held: tuple[int, str] | None = None  # the newest whole piece; whether it is the last is known later
         started, current = 0, list[str]()
@@ -229,6 +238,18 @@ def parse_row(line: bytes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError(f"holds {type(row).__name__}, expected one JSON object: {short(text)}")
     return row
+
+
+def refuse_long(characters: int) -> None:
+    """Raises ValueError if an example of so many characters is longer than any line may be.
+
+    A template that names a column a thousand times makes it so, and files without lines hold what no line could.
+    """
+    if characters > LONGEST_LINE:
+        raise ValueError(
+            f"the example has {characters:,} characters, and at most {LONGEST_LINE:,} are accepted; split its texts, or name "
+            f"their columns less often in {files.TEMPLATE_FILE}"
+        )
 
 
 def decoded(line: bytes) -> str:

@@ -18,6 +18,11 @@ from pipeline_steps.contract.errors import DataError
 
 PART_BYTES = 4 * 2**20  # small enough that all cores are busy to the end, also with 25 MB of rows
 LONGEST_LINE = 10 * 2**20  # bytes; a row beyond any context window, or a file that is no JSON lines
+LONGEST_SMALL_FILE = 2**20  # bytes of a template or of a list of prompts
+
+# Texts shrink to a tenth or less, repetitive ones to a hundredth. What grows more is made to fill memory and disk.
+MOST_GROWTH = 200
+GROWTH_FREE_BYTES = 64 * 2**20
 
 ROWS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 DOCUMENTS = (".txt", ".csv", ".json", *ROWS)
@@ -68,15 +73,21 @@ def listing(raw: str) -> list[tuple[str, str, int]]:
         return [(str(path), path.relative_to(raw).as_posix(), path.stat().st_size) for path in paths]
     from pipeline_steps import s3
 
-    prefix, *names = json.loads(read_small(raw))
+    with open_file(raw) as file:
+        prefix, *names = json.load(file)
     sizes = dict(s3.sizes_below(prefix["prefix"]))
     return [(uri, name, sizes[uri]) for name in sorted(names) if (uri := prefix["prefix"] + name) in sizes]
 
 
-def read_small(path: str) -> bytes:
-    """The whole of a template or a list, local or on S3."""
+def read_small(path: str, name: str) -> bytes:
+    """The whole of a template or a list, local or on S3. Raises DataError if it is none by its size."""
     with open_file(path) as file:
-        return file.read()
+        content = file.read(LONGEST_SMALL_FILE + 1)
+    if len(content) > LONGEST_SMALL_FILE:
+        raise DataError(
+            [f"{name}: is larger than {LONGEST_SMALL_FILE // 2**20} MB, the most that it may be; shorten it"]
+        )
+    return content
 
 
 def choose(found: Sequence[tuple[str, str, int]], mode: dataset.Mode) -> list[SourceFile]:
@@ -175,7 +186,7 @@ def read(part: Part, position: Position | None = None) -> Iterator[Raw]:
             with position.of(open_file(source.path)) as file:
                 yield from _lines(file, part)
         elif ending in (".jsonl.gz", ".jsonl.zst"):
-            with position.of(open_file(source.path)) as compressed, _decompress(compressed, ending) as file:
+            with position.of(open_file(source.path)) as compressed, _decompress(compressed, source) as file:
                 yield from _lines(file, part, whole=True)
         elif ending == ".parquet":
             yield from _parquet_rows(part)
@@ -217,12 +228,53 @@ def open_file(path: str) -> IO[bytes]:
     return io.BufferedReader(system.open_input_file(name), 2**20)
 
 
-def _decompress(file: IO[bytes], ending: str) -> IO[bytes]:
-    if ending.endswith(".gz"):
-        return io.BufferedReader(gzip.GzipFile(fileobj=file), 2**20)
+def _decompress(file: IO[bytes], source: SourceFile) -> IO[bytes]:
+    if source.ending.endswith(".gz"):
+        return io.BufferedReader(_Bounded(gzip.GzipFile(fileobj=file), source), 2**20)
     import pyarrow
 
-    return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(file), "zstd"), 2**20)
+    stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(file), "zstd")
+    return io.BufferedReader(_Bounded(stream, source), 2**20)
+
+
+class Growth:
+    """What has been unpacked of a file; `add` raises DataError once that is more than data grows to."""
+
+    def __init__(self, source: SourceFile) -> None:
+        self._source = source
+        self._left = self._most = GROWTH_FREE_BYTES + MOST_GROWTH * source.size
+
+    def add(self, size: int) -> None:
+        """`size` more bytes of the file are unpacked."""
+        self._left -= size
+        if self._left < 0:
+            raise DataError(
+                [
+                    f"{self._source.name}: {self._source.size} bytes unpack to more than {self._most // 2**20} MB, "
+                    f"{MOST_GROWTH} times as much and {GROWTH_FREE_BYTES // 2**20} MB; that is made to fill the disk. "
+                    "If it is data all the same, store it uncompressed, as .jsonl"
+                ]
+            )
+
+
+class _Bounded(io.RawIOBase):
+    """A decompressed stream that ends with an error where it grows beyond what data does."""
+
+    def __init__(self, stream: Any, source: SourceFile) -> None:
+        self._stream, self._growth = stream, Growth(source)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._stream.read(len(buffer))
+        self._growth.add(len(content))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 def _lines(file: IO[bytes], part: Part, whole: bool = False) -> Iterator[Raw]:
@@ -253,20 +305,32 @@ def _parquet(source: SourceFile) -> Any:
     from pyarrow import parquet
 
     try:
-        return parquet.ParquetFile(open_file(source.path))
+        file = parquet.ParquetFile(open_file(source.path))
     except (OSError, pyarrow.ArrowInvalid) as error:
         raise DataError([f"{source.name}: cannot be read as Parquet ({error}); is it complete?"]) from error
+    groups = range(file.metadata.num_row_groups)
+    Growth(source).add(sum(file.metadata.row_group(group).total_byte_size for group in groups))
+    return file
 
 
 def _parquet_rows(part: Part) -> Iterator[Raw]:
     file = _parquet(part.file)
     if not file.metadata.num_row_groups:
         return
-    line = 0
+    line, growth = 0, Growth(part.file)
     for batch in file.iter_batches(512, row_groups=range(part.start, part.end)):
         for row in batch.to_pylist():
+            growth.add(_characters(row))  # a value that is in the file once may be in every row
             line += 1
             yield Raw(line, row)
+
+
+def _characters(value: Any) -> int:
+    """Of all texts in a value."""
+    if isinstance(value, str):
+        return len(value)
+    members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(_characters, members))
 
 
 def _csv_rows(text: IO[str]) -> Iterator[Raw]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -215,6 +216,14 @@ def test_any_text_stays_in_its_cell(prompt: str, answer: str) -> None:
     row = table.split("\n", 2)[2].removesuffix("\n")
     assert "\n" not in row
     assert row.replace("\\\\", "").replace(r"\|", "").count("|") == 5
+
+
+def test_prompts_and_answers_are_text_and_only_our_script_runs() -> None:
+    attack = "<script>alert(1)</script><img src=x onerror='alert(2)'>\"' onload=alert(3) --></pre></style>"
+    page = comparison_page.render(replace(compared(attack, attack, f"{attack}2"), base_model=attack, method=attack))
+    assert page.count("<script") == 1 and "<img" not in page and "<!--" not in page
+    assert "default-src 'none'" in page and "script-src 'sha256-" in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
 
 
 @given(st.text(), st.text())
