@@ -16,12 +16,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
 ENTER_CONTAINER = Path(__file__).with_name("enter_container.py")
 HOST_NAME = "algo-1"
+HIDE = "hide:"  # before the folders that enter_container.py hides
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,8 @@ class ContainerError(Exception):
 class ContainerSpec:
     """What to run.
 
-    `folder` becomes /opt/ml (read and write; the rest of the file system is read only, /tmp is empty and its own).
+    `folder` becomes /opt/ml (read and write; the rest of the file system is read only, /tmp is empty and its own, and of the
+    `hidden` folders only the image and what is `visible` is there).
     `command` is looked up in the image's bin/ first. `environment` is complete but for PATH, HOME and the like.
     `host` is the container's name and one of `hosts`, which all resolve: each to a loopback address of its own.
     `isolated` takes the network away, a loopback device of its own excepted; with `network` it is that network's device,
@@ -52,7 +54,8 @@ class ContainerSpec:
     isolated: bool = False
     network: "PeerNetwork | None" = None
     on_lines: Callable[[list[str]], None] = lambda lines: None
-    visible: Sequence[Path] = field(default_factory=tuple)  # files that the command needs, even if they lie under /tmp
+    visible: Sequence[Path] = ()  # files that the command needs, even if they lie under /tmp or a hidden folder
+    hidden: Sequence[Path] = ()
 
 
 def repository_of(image: str) -> str:
@@ -301,7 +304,10 @@ def isolation_command(spec: ContainerSpec) -> list[str]:
     # Two hosts that listen on the same port of their own name do not collide: all of 127.0.0.0/8 is the loopback device.
     names = [f"127.0.0.{number} {name}\n" for number, name in enumerate(spec.hosts, start=1)]
     hosts.write_text("".join(["127.0.0.1 localhost\n::1 localhost\n", *names]))
-    visible = [spec.image, *spec.visible]
+    hidden = [path.resolve() for path in spec.hidden if path.is_dir() and path != Path("/")]
+    covered = [Path("/tmp"), *hidden]
+    needed = [*programs_of(spec.image), *spec.visible]
+    visible = [path for path in needed if any(path.resolve().is_relative_to(one) for one in covered)]
     enter = spec.network.enter() if spec.network else []
     alone = spec.isolated and spec.network is None
     if bwrap := shutil.which("bwrap"):
@@ -309,10 +315,14 @@ def isolation_command(spec: ContainerSpec) -> list[str]:
             *enter,
             *(bwrap, "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", spec.host),
             *(["--unshare-net"] if alone else []),
-            *("--ro-bind", "/", "/", "--dev-bind", "/dev", "/dev", "--tmpfs", "/dev/shm", "--proc", "/proc"),
+            # Else root could mount anew what is read only, and write to the machine's disks.
+            *("--cap-drop", "ALL", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"),
+            *[part for device in _accelerators() for part in ("--dev-bind", device, device)],
             *("--tmpfs", "/tmp", "--tmpfs", "/opt"),
             *[part for child in _other_content_of_opt() for part in ("--ro-bind", child, child)],
-            *[part for path in visible if path.is_relative_to("/tmp") for part in ("--ro-bind", str(path), str(path))],
+            *[part for path in hidden for part in ("--tmpfs", str(path))],
+            *[part for path in visible for part in ("--ro-bind", str(path), str(path))],
+            *[part for path in hidden for part in ("--remount-ro", str(path))],
             *("--bind", str(spec.folder), "/opt/ml", "--ro-bind", str(hosts), "/etc/hosts", "--chdir", "/tmp"),
             *("--", *spec.command),
         ]
@@ -324,13 +334,30 @@ def isolation_command(spec: ContainerSpec) -> list[str]:
             *("--mount", "--pid", "--ipc", "--uts", *(["--net"] if alone else [])),
             *(["--user", "--map-root-user"] if os.geteuid() != 0 and not enter else []),
             *(sys.executable, "-I", "-S", str(ENTER_CONTAINER), str(spec.folder), str(hosts), spec.host),
-            *(str(path) for path in visible),
+            *(f"{HIDE}{path}" for path in hidden),
+            *(*(str(path) for path in visible), *_accelerators()),
             *("--", *spec.command),
         ]
     raise ContainerError(
         "jobs run isolated, and this machine has neither `bwrap` nor `unshare` and `setpriv`; "
         "install bubblewrap (Debian: apt install bubblewrap) or util-linux"
     )
+
+
+def programs_of(image: Path) -> list[Path]:
+    """The folders that an image's programs lie in: its own, and that of the Python which a virtual environment is made of."""
+    marker = image / "pyvenv.cfg"
+    lines = marker.read_text(encoding="utf-8").splitlines() if marker.is_file() else []
+    homes = [line.partition("=")[2].strip() for line in lines if line.partition("=")[0].strip() == "home"]
+    # The folder may be a link to that of one version, and programs name either.
+    return list(
+        dict.fromkeys([image, *(one for home in homes for one in (Path(home).parent, Path(home).resolve().parent))])
+    )
+
+
+def _accelerators() -> list[str]:
+    """Devices that compute, which are all that a container needs of this machine's."""
+    return [str(device) for pattern in ("nvidia*", "dri", "kfd") for device in sorted(Path("/dev").glob(pattern))]
 
 
 def _other_content_of_opt() -> list[str]:

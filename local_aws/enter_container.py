@@ -1,6 +1,7 @@
 """Set up the container's file system inside fresh namespaces (made by `unshare`), then run the command.
 
-Used where bubblewrap is not installed. Run: python3 -I -S enter_container.py FOLDER HOSTS HOST_NAME [VISIBLE ...] -- COMMAND ...
+Used where bubblewrap is not installed. Run:
+    python3 -I -S enter_container.py FOLDER HOSTS HOST_NAME [hide:FOLDER ...] [VISIBLE ...] -- COMMAND ...
 Standard library only, and the mount calls are made directly: paths that a new mount hides are still reachable through
 file descriptors that were opened before.
 """
@@ -16,6 +17,10 @@ from pathlib import Path
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
+PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, CAPABILITY_VERSION = 24, 38, 0x20080522
+HIDE = "hide:"  # as containers.py writes it; this file stands alone
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+LINKS_OF_DEV = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -45,10 +50,14 @@ def bind(descriptor: int, target: str) -> None:
     mount(f"/proc/self/fd/{descriptor}", target, flags=MS_BIND | MS_REC)
 
 
-def build_file_system(folder: str, hosts: str, visible: list[str]) -> None:
-    """The read-only file system of the host, with its own /tmp, /dev/shm, /proc, /etc/hosts, and `folder` as /opt/ml."""
+def build_file_system(folder: str, hosts: str, hidden: list[str], visible: list[str]) -> None:
+    """The read-only file system of the host, with its own /tmp, /dev, /proc, /etc/hosts, and `folder` as /opt/ml.
+
+    Of the `hidden` folders, and of /tmp, only what is `visible` is there.
+    """
     mount("none", "/", flags=MS_REC | MS_PRIVATE)
-    opened = {path: os.open(path, os.O_PATH) for path in (folder, hosts, *visible)}
+    devices = [f"/dev/{name}" for name in DEVICES if Path(f"/dev/{name}").exists()]
+    opened = {path: os.open(path, os.O_PATH) for path in (folder, hosts, *devices, *visible)}
     others = {
         name: os.open(f"/opt/{name}", os.O_PATH)
         for name in sorted(child.name for child in Path("/opt").iterdir())
@@ -57,15 +66,20 @@ def build_file_system(folder: str, hosts: str, visible: list[str]) -> None:
     set_read_only("/", True)
 
     bind(opened[hosts], "/etc/hosts")
-    for path in ("/dev/shm", "/tmp", "/opt"):
+    for path in ("/dev", "/tmp", "/opt", *hidden):
+        Path(path).mkdir(parents=True, exist_ok=True)  # a hidden folder may lie under /tmp, which is empty now
         mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV)
+    for name, target in LINKS_OF_DEV.items():
+        Path("/dev", name).symlink_to(target)
+    Path("/dev/shm").mkdir()
     for name, descriptor in others.items():
         make_mount_point(descriptor, f"/opt/{name}")
         bind(descriptor, f"/opt/{name}")
-    for path in visible:
-        if path.startswith("/tmp/"):
-            make_mount_point(opened[path], path)
-            bind(opened[path], path)
+    for path in (*devices, *visible):
+        make_mount_point(opened[path], path)
+        bind(opened[path], path)
+    for path in hidden:
+        set_read_only(path, True)
     Path("/opt/ml").mkdir()
     bind(opened[folder], "/opt/ml")
     set_read_only("/opt/ml", False)
@@ -91,6 +105,16 @@ def raise_loopback() -> None:
             fcntl.ioctl(handle, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | IFF_UP))
 
 
+def drop_privileges() -> None:
+    """Give up every capability, for ever: else root could mount anew what is read only."""
+    check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "cannot forbid new privileges")
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    for capability in range(last + 1):
+        check(libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0), f"cannot drop capability {capability}")
+    header, none = struct.pack("Ii", CAPABILITY_VERSION, 0), bytes(24)
+    check(libc.capset(header, none), "cannot drop the capabilities")
+
+
 def run(command: list[str]) -> int:
     """Run the command as a child and reap orphans; returns its exit code. When this process ends, so does all else."""
     child = os.fork()
@@ -110,11 +134,14 @@ def run(command: list[str]) -> int:
 
 def main() -> None:
     split = sys.argv.index("--")
-    folder, hosts, host_name, *visible = sys.argv[1:split]
+    folder, hosts, host_name, *others = sys.argv[1:split]
+    hidden = [other.removeprefix(HIDE) for other in others if other.startswith(HIDE)]
+    visible = [other for other in others if not other.startswith(HIDE)]
     socket.sethostname(host_name)
-    build_file_system(folder, hosts, visible)
+    build_file_system(folder, hosts, hidden, visible)
     raise_loopback()
     os.chdir("/tmp")
+    drop_privileges()
     sys.exit(run(sys.argv[split + 1 :]))
 
 

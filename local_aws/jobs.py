@@ -595,6 +595,7 @@ class Jobs:
                 network=network,
                 on_lines=on_lines,
                 visible=visible,
+                hidden=settings.hidden,
             )
 
         # Network isolation lets the hosts of a training job reach each other, and those of a processing job not even that.

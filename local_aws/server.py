@@ -73,7 +73,10 @@ def serve(
         raise SystemExit(
             f"error: port {port} on {HOST} cannot be used; choose another with --port, or 0 for a free one"
         ) from None
-    settings = Settings(root, images, server.port, region, ACCOUNT, f"http://{HOST}:{server.port}", time_factor)
+    url = f"http://{HOST}:{server.port}"
+    # What jobs must not read: other jobs' files, this server's state, and what lies in the user's home, such as keys.
+    hidden = (root, Path.home(), *([kept] if kept else []))
+    settings = Settings(root, images, server.port, region, ACCOUNT, url, time_factor, hidden)
     os.environ["MOTO_PORT"] = str(server.port)
     authorization.install(settings)
     enforcement.install(settings)

@@ -223,7 +223,7 @@ class ServingProcess:
             # The interpreter itself and not its link in a virtual environment, which may lie where the container cannot see.
             python = str(Path(sys.executable).resolve())
             command = [python, "-I", "-S", str(PORT_BRIDGE), "/opt/ml/port", str(self._port), "--", *command]
-            visible = [PACKAGE]
+            visible = [PACKAGE, Path(sys.base_prefix)]
         elif self.served.role:
             environment |= {
                 "AWS_ENDPOINT_URL": settings.url,
@@ -239,6 +239,7 @@ class ServingProcess:
             isolated=self.served.isolated,
             on_lines=stream.write,
             visible=visible,
+            hidden=settings.hidden,
         )
         with self._service.changed:
             if self._stopped.is_set():

@@ -9,7 +9,8 @@ class Settings:
     """`root` holds jobs, logs and object files; `images` maps an image's repository name to the folder that plays it.
 
     `time_factor` is how many times faster the waits of services pass here than on AWS: a baking period of 300 s takes
-    5 s with 60, and an alarm's period of 60 s is 1 s. Requests and answers keep AWS's values.
+    5 s with 60, and an alarm's period of 60 s is 1 s. Requests and answers keep AWS's values. `hidden` are folders that
+    containers see empty.
     """
 
     root: Path
@@ -19,3 +20,4 @@ class Settings:
     account: str
     url: str
     time_factor: float = 1.0
+    hidden: tuple[Path, ...] = ()

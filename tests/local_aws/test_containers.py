@@ -16,6 +16,8 @@ import pytest
 from local_aws.containers import Container, ContainerError, ContainerSpec, PeerNetwork, image_folder
 
 PYTHON = Path(sys.prefix)
+REPOSITORY = Path(__file__).parents[2]
+SECRETS_OF_HOME = [".aws", ".ssh", ".bashrc", ".profile", ".gitconfig", ".npmrc", ".cache", ".config"]
 
 
 @pytest.fixture(params=["bwrap", "unshare"], autouse=True)
@@ -96,6 +98,70 @@ def test_the_file_system_is_read_only_and_tmp_is_its_own(tmp_path: Path) -> None
         _, lines = run(tmp_path, f"{script}; touch /tmp/new && echo written")
     assert lines == ["refused", "hidden", "written"]
     assert not Path("/tmp/new").exists()
+
+
+def test_a_job_writes_and_reads_nothing_of_the_machine_but_its_own_folder(tmp_path: Path) -> None:
+    state, home = tmp_path / "state", Path.home()
+    (state / "jobs" / "other" / "ml").mkdir(parents=True)
+    (state / "jobs" / "other" / "ml" / "weights").write_text("of another job")
+    (state / "credentials").write_text("of local AWS")
+    marker = f"written-by-a-job-{os.getpid()}"
+    places = {
+        "repository": REPOSITORY,
+        "tmp": Path("/tmp"),
+        "other job": state / "jobs" / "other" / "ml",
+        "state": state,
+        "home": home,
+        "etc": Path("/etc"),
+        "image": PYTHON,
+    }
+    script = f"""
+import ctypes, os, pathlib, subprocess
+places = { ({name: str(path) for name, path in places.items()})!r}
+def attempt(what, action):
+    try:
+        print(what, action())
+    except OSError as error:
+        print(what, "refused")
+for name, place in places.items():
+    attempt("write to " + name + ":", lambda: pathlib.Path(place, "{marker}").write_text("x") and "written")
+attempt("read the other job:", lambda: pathlib.Path(places["other job"], "weights").read_text())
+attempt("read the state:", lambda: pathlib.Path(places["state"], "credentials").read_text())
+attempt("home:", lambda: sorted(name for name in os.listdir(places["home"]) if name in {SECRETS_OF_HOME!r}))
+libc = ctypes.CDLL(None, use_errno=True)
+MS_REMOUNT_BIND = 32 | 4096
+print("mount anew:", libc.mount(b"none", b"/", None, MS_REMOUNT_BIND, None))
+print("take away what hides:", libc.umount2(places["home"].encode(), 2))
+attempt("write after that:", lambda: pathlib.Path(places["repository"], "{marker}").write_text("x") and "written")
+attempt("disks:", lambda: [name for name in os.listdir("/dev") if name.startswith(("sd", "vd", "nvme", "mem", "loop"))])
+pathlib.Path("/opt/ml/model").write_text("mine")
+"""
+    (state / "jobs" / "mine" / "ml").mkdir(parents=True)
+    (state / "jobs" / "mine" / "ml" / "attack.py").write_text(script)
+    lines: list[str] = []
+    spec = ContainerSpec(
+        image=PYTHON,
+        command=["python3", "/opt/ml/attack.py"],
+        folder=state / "jobs" / "mine" / "ml",
+        environment={},
+        output=tmp_path / "log.txt",
+        on_lines=lines.extend,
+        hidden=[state, home],
+    )
+    assert Container(spec).wait(60) == 0
+    expected = {f"write to {name}:": "refused" for name in places if name != "tmp"} | {
+        "write to tmp:": "written",  # to one of its own
+        "read the other job:": "refused",
+        "read the state:": "refused",
+        "home:": "[]",
+        "mount anew:": "-1",
+        "take away what hides:": "-1",
+        "write after that:": "refused",
+        "disks:": "[]",
+    }
+    assert dict(line.rsplit(" ", 1) for line in lines) == expected
+    assert [path for path in places.values() if (path / marker).exists()] == []
+    assert (state / "jobs" / "mine" / "ml" / "model").read_text() == "mine"
 
 
 def test_the_host_is_algo_1_and_resolves(tmp_path: Path) -> None:
