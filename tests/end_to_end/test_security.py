@@ -4,10 +4,12 @@
 """
 
 import json
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -17,6 +19,9 @@ from botocore.exceptions import ClientError
 from cli import permissions
 from cli.aws import REPOSITORY, Deployment
 from cli.permissions import Statement
+from tests.cli import hub_server
+from tests.cli.hub_server import Hub
+from tests.end_to_end.clients import finetune
 from tests.end_to_end.test_product import upload_and_follow
 
 # Allowing statements that a good run of the tiny product may not need, each with the reason why it stays.
@@ -156,6 +161,125 @@ def test_what_trains_cannot_touch_raw_data_artifacts_the_registry_or_the_endpoin
         if code not in ("AccessDenied", "AccessDeniedException"):
             allowed[what] = code
     assert allowed == {}
+
+
+def test_data_outside_of_our_bucket_is_refused_before_anything_is_read_of_it(exercised: Deployment) -> None:
+    s3, foreign = exercised.s3, f"foreign-{uuid.uuid4().hex[:8]}"
+    s3.create_bucket(Bucket=foreign)
+    s3.put_object(Bucket=foreign, Key="train/train.jsonl", Body=b'{"instruction": "stolen"}')
+    manifest = "foreign.list"  # no upload's name, so that its event starts nothing
+    content = json.dumps([{"prefix": f"s3://{foreign}/"}, "train/train.jsonl"])
+    exercised.s3.put_object(Bucket=exercised.raw_bucket, Key=manifest, Body=content)
+    published = s3.list_objects_v2(Bucket=exercised.artifact_bucket, Prefix="datasets/")["KeyCount"]
+    arn = exercised.sagemaker.start_pipeline_execution(
+        PipelineName=exercised.settings.finetune_pipeline_name,
+        PipelineParameters=[{"Name": "DatasetManifest", "Value": manifest}],
+    )["PipelineExecutionArn"]
+    describe = exercised.sagemaker.describe_pipeline_execution
+    reason = ended(lambda: describe(PipelineExecutionArn=arn), "PipelineExecutionStatus")
+    assert "PrepareData" in reason and "AccessDenied" in reason and foreign in reason
+    assert s3.list_objects_v2(Bucket=exercised.artifact_bucket, Prefix="datasets/")["KeyCount"] == published
+
+
+# ---------------------------------------------------------------- secrets
+
+
+def test_a_planted_secret_is_nowhere_but_in_secrets_manager(
+    exercised: Deployment, aws_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_environment, of_manager = f"hf_{uuid.uuid4().hex}", f"hf_{uuid.uuid4().hex}"
+    exercised.client("secretsmanager").create_secret(Name="hub-token", SecretString=of_manager)
+    weights = hub_server.model_files()
+    name = f"planted-{uuid.uuid4().hex[:8]}"
+    command = ("import-model", "hf://org/model", "--name", name)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    with hub_server.running(Hub(weights, token=of_manager)) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", of_environment)
+        refused = finetune(exercised, *command)  # the wrong token: what is told of it must not hold it
+        assert refused.returncode != 0 and "this token may not read it" in refused.stdout + refused.stderr
+        monkeypatch.delenv("HF_TOKEN")
+        imported = finetune(exercised, *command, "--token-secret", "hub-token")
+        assert imported.returncode == 0, imported.stdout + imported.stderr
+        hub.token = of_environment
+        monkeypatch.setenv("HF_TOKEN", of_environment)
+        again = finetune(exercised, "import-model", "hf://org/model", "--name", f"{name}-again")
+        assert again.returncode == 0, again.stdout + again.stderr
+    # A job that starts while the secrets are in the environment of who starts it, and tells its own.
+    with pytest.MonkeyPatch.context() as planted:
+        planted.setenv("HF_TOKEN", of_environment)
+        told = environment_of_a_job(exercised)
+    assert "TRAINING_JOB" in told or "PROCESSING_JOB" in told
+
+    kept = [REPOSITORY / "build" / "base-models" / exercised.settings.name / one for one in (name, f"{name}-again")]
+    assert all(folder.is_dir() for folder in kept)
+    places = {
+        "the command's output": "".join(one.stdout + one.stderr for one in (refused, imported, again)),
+        "a job's environment": told,
+        **{str(path): text_of(path) for folder in (aws_root, tmp_path, *kept) for path in folder.rglob("*")},
+        **everything_told(exercised),
+    }
+    assert len(places) > 100
+    for secret in (of_environment, of_manager):
+        assert [place for place, text in places.items() if secret in text] == []
+    assert exercised.client("secretsmanager").get_secret_value(SecretId="hub-token")["SecretString"] == of_manager
+    for folder in kept:
+        shutil.rmtree(folder)
+
+
+def environment_of_a_job(deployment: Deployment) -> str:
+    """What `env` says in a processing job."""
+    name = f"environment-{uuid.uuid4().hex[:8]}"
+    role = deployment.client("iam").get_role(RoleName=role_of(deployment, "TrainRole"))["Role"]["Arn"]
+    image = "763104351884.dkr.ecr.us-east-1.amazonaws.com/huggingface-pytorch-training:x"
+    deployment.sagemaker.create_processing_job(
+        ProcessingJobName=name,
+        RoleArn=role,
+        AppSpecification={
+            "ImageUri": image,
+            "ContainerEntrypoint": [
+                "sh",
+                "-c",
+                "env | cut -c-60 | grep -v ^AWS_ | head -c 900 > /opt/ml/output/message",
+            ],
+        },
+        ProcessingResources={"ClusterConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1}},
+    )
+    describe = deployment.sagemaker.describe_processing_job
+    assert ended(lambda: describe(ProcessingJobName=name), "ProcessingJobStatus") == ""
+    return str(describe(ProcessingJobName=name)["ExitMessage"])
+
+
+def text_of(path: Path) -> str:
+    return path.read_bytes().decode("latin-1") if path.is_file() and not path.is_symlink() else ""
+
+
+def everything_told(deployment: Deployment) -> dict[str, str]:
+    """Every object, log line, template, definition and job description of the deployment, by where it is."""
+    s3, sagemaker = deployment.s3, deployment.sagemaker
+    logs, cloudformation = deployment.client("logs"), deployment.client("cloudformation")
+    found: dict[str, str] = {}
+    for bucket in (one["Name"] for one in s3.list_buckets()["Buckets"]):
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+            for one in page.get("Contents", []):
+                content = s3.get_object(Bucket=bucket, Key=one["Key"])
+                found[f"s3://{bucket}/{one['Key']}"] = content["Body"].read().decode("latin-1") + str(
+                    content["Metadata"]
+                )
+    for group in (one["logGroupName"] for one in logs.describe_log_groups()["logGroups"]):
+        for page in logs.get_paginator("filter_log_events").paginate(logGroupName=group):
+            found[f"log {group}"] = found.get(f"log {group}", "") + json.dumps([e["message"] for e in page["events"]])
+    for stack in (one["StackName"] for one in cloudformation.describe_stacks()["Stacks"]):
+        found[f"stack {stack}"] = json.dumps(cloudformation.get_template(StackName=stack), default=str)
+    for one in sagemaker.list_pipelines()["PipelineSummaries"]:
+        found[one["PipelineName"]] = str(sagemaker.describe_pipeline(PipelineName=one["PipelineName"]))
+    for one in sagemaker.list_processing_jobs(MaxResults=100)["ProcessingJobSummaries"]:
+        name = one["ProcessingJobName"]
+        found[name] = str(sagemaker.describe_processing_job(ProcessingJobName=name))
+    for one in sagemaker.list_training_jobs(MaxResults=100)["TrainingJobSummaries"]:
+        name = one["TrainingJobName"]
+        found[name] = str(sagemaker.describe_training_job(TrainingJobName=name))
+    return found
 
 
 def ended(describe: Any, status: str) -> str:
