@@ -9,11 +9,14 @@ BENCH := .venv-bench/.ready
 REVIEW := .venv-review/.ready
 CDK_CLI := node_modules/.ready
 STEP_PACKAGES := build/step_packages/.ready
+# What these environments hold is installed by its SHA-256. Only torch is not: its CPU build is another file on each index.
+BY_HASH := --quiet --disable-pip-version-check --no-deps --require-hashes
+TORCH := $(shell grep '^torch==' requirements-steps.txt)
 # The CDK CLI and jsii find our pinned Node.js before any other.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo local test check permissions bench bench-curves bench-data bench-endpoint bench-eval bench-operations deploy setup constraints clean
+.PHONY: help demo local test check audit sbom permissions bench bench-curves bench-data bench-endpoint bench-eval bench-operations deploy setup constraints clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +36,14 @@ check: $(APP) $(CDK_CLI) $(STEP_PACKAGES) $(REVIEW)  ## lint, types, and what a 
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m review
+
+audit:  ## known vulnerabilities of every pinned package (needs the network: a database is asked)
+	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install --quiet pip-audit==2.10.1; }
+	@failed=0; for env in "" "-steps" "-bench" "-review"; do echo "constraints$$env.txt"; \
+	  .venv-audit/bin/pip-audit --disable-pip --no-deps -r constraints$$env.txt || failed=1; done; exit $$failed
+
+sbom: $(APP) $(STEP_PACKAGES)  ## the bill of materials of the step code's zip (CycloneDX, beside it in build/step_code/)
+	@$(BIN)/python -m review.bill_of_materials
 
 permissions: setup  ## run the tiny product under enforced IAM: every statement and the call that needs it
 	$(BIN)/pytest -s tests/end_to_end/test_security.py
@@ -60,26 +71,34 @@ deploy: $(APP) $(CDK_CLI) $(STEP_PACKAGES)  ## deploy to the AWS account of your
 
 setup: $(APP) $(STEPS) $(CDK_CLI) $(STEP_PACKAGES)  ## both virtual environments, the CDK CLI, the steps' packages
 
-$(APP): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
+$(APP): hashes.txt pyproject.toml
 	@echo "Setting up .venv: the CDK app, the CLI, local AWS (2.1 GB; minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@$(BIN)/python -m pip install $(BY_HASH) -r hashes.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-# .venv-steps plays the container image; .venv-bench holds the peers of the benchmark.
-$(STEPS) $(BENCH) $(REVIEW): .venv-%/.ready: requirements-%.txt constraints-%.txt pipeline_steps/requirements.txt
+# .venv-steps plays the container image.
+$(STEPS): hashes-steps.txt requirements-steps.txt
+	@echo "Setting up .venv-steps: what the container image brings (minutes the first time)"
+	@test -x .venv-steps/bin/python || $(PYTHON) -m venv .venv-steps
+	@.venv-steps/bin/python -m pip install $(BY_HASH) -r hashes-steps.txt
+	@.venv-steps/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-steps.txt $(TORCH)
+	@touch $@
+
+# .venv-bench holds the peers of the benchmark; .venv-review what checkov needs. Both are pinned by version.
+$(BENCH) $(REVIEW): .venv-%/.ready: requirements-%.txt constraints-%.txt pipeline_steps/requirements.txt
 	@echo "Setting up .venv-$*: the packages of requirements-$*.txt (minutes the first time)"
 	@test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
 	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-$*.txt
 	@touch $@
 
 # What travels in the step code's zip: pure Python only, since Python imports it from there.
-$(STEP_PACKAGES): pipeline_steps/requirements.txt | $(APP)
+$(STEP_PACKAGES): pipeline_steps/hashes.txt | $(APP)
 	@echo "Setting up the packages that travel with the steps"
 	@rm -rf $(@D)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(@D) --no-deps --no-compile \
-	  --only-binary :all: --implementation py --abi none --platform any -r pipeline_steps/requirements.txt
+	@$(BIN)/python -m pip install $(BY_HASH) --target $(@D) --no-compile --report $(@D).json \
+	  --only-binary :all: --implementation py --abi none --platform any -r pipeline_steps/hashes.txt
 	@touch $@
 
 $(CDK_CLI): package.json package-lock.json | $(APP)
@@ -87,10 +106,12 @@ $(CDK_CLI): package.json package-lock.json | $(APP)
 	@npm ci --silent --no-audit --no-fund
 	@touch $@
 
-constraints: setup $(BENCH) $(REVIEW)  ## pin every package that the environments hold now
-	@for env in "" "-steps" "-bench" "-review"; do \
-	  { echo "# Every package of .venv$$env, pinned; made by 'make constraints'."; \
-	    .venv$$env/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints$$env.txt; done
+constraints: setup $(BENCH) $(REVIEW)  ## pin every package that the requirements need, by version and by hash
+	@for env in "-dev:" "-steps:-steps" "-bench:-bench" "-review:-review"; do held=$${env#*:}; \
+	  .venv$$held/bin/python -m pip install --quiet --disable-pip-version-check -r requirements$${env%:*}.txt; \
+	  { echo "# Every package of .venv$$held, pinned; made by 'make constraints'."; \
+	    .venv$$held/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints$$held.txt; done
+	@$(BIN)/python -m review.hashes
 
 clean:  ## remove what the targets made
-	rm -rf .venv .venv-steps .venv-bench .venv-review node_modules build
+	rm -rf .venv .venv-steps .venv-bench .venv-review .venv-audit node_modules build
