@@ -16,7 +16,7 @@ TORCH := $(shell grep '^torch==' requirements-steps.txt)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo local test check audit sbom permissions bench bench-curves bench-data bench-endpoint bench-eval bench-operations deploy setup constraints clean
+.PHONY: help demo local test check audit sbom permissions bench bench-curves bench-data bench-endpoint bench-eval bench-operations deploy diff setup constraints clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,7 +67,10 @@ bench-endpoint: setup  ## what an endpoint adds to a request, and its tokens a s
 	$(BIN)/python -m bench.endpoint
 
 deploy: $(APP) $(CDK_CLI) $(STEP_PACKAGES)  ## deploy to the AWS account of your credentials (ENVIRONMENT=dev|prod); see docs/aws.md
-	npx cdk deploy --all -c environment=$(ENVIRONMENT)
+	npx cdk deploy --all -c environment=$(ENVIRONMENT) $(CDK_OPTIONS)
+
+diff: $(APP) $(CDK_CLI) $(STEP_PACKAGES)  ## what a deployment would change (ENVIRONMENT=dev|prod)
+	npx cdk diff --all -c environment=$(ENVIRONMENT)
 
 setup: $(APP) $(STEPS) $(CDK_CLI) $(STEP_PACKAGES)  ## both virtual environments, the CDK CLI, the steps' packages
 

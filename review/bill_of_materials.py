@@ -47,7 +47,11 @@ def bill_of(zip_file: Path, packages: Path, installed: Path) -> str:
     report = json.loads(installed.read_text(encoding="utf-8"))["install"]
     wheels = {one["metadata"]["name"]: one["download_info"]["archive_info"]["hashes"]["sha256"] for one in report}
     product = Component(
-        name="pipeline_steps", version=digest, type=ComponentType.APPLICATION, bom_ref=zip_file.name, hashes=[sha256(digest)]
+        name="pipeline_steps",
+        version=digest,
+        type=ComponentType.APPLICATION,
+        bom_ref=zip_file.name,
+        hashes=[sha256(digest)],
     )
     bom = Bom(serial_number=uuid.uuid5(NAMESPACE, digest))
     bom.metadata.timestamp = None  # type: ignore[assignment]
