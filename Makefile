@@ -99,7 +99,7 @@ $(BENCH) $(REVIEW): .venv-%/.ready: requirements-%.txt constraints-%.txt pipelin
 # What travels in the step code's zip: pure Python only, since Python imports it from there.
 $(STEP_PACKAGES): pipeline_steps/hashes.txt | $(APP)
 	@echo "Setting up the packages that travel with the steps"
-	@rm -rf $(@D)
+	@rm -rf $(@D) && mkdir -p build
 	@$(BIN)/python -m pip install $(BY_HASH) --target $(@D) --no-compile --report $(@D).json \
 	  --only-binary :all: --implementation py --abi none --platform any -r pipeline_steps/hashes.txt
 	@touch $@
