@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
-from rich.markup import escape
 
 from cli import (
     base_models,
@@ -26,7 +25,7 @@ from cli import (
     validation,
 )
 from cli.aws import KEPT_STATE, LOCAL_STATE, REPOSITORY, Deployment
-from cli.console import FAILED, CommandError, console
+from cli.console import FAILED, CommandError, console, escape, plain
 from cli.options import Environment, Json, Mode, Yes, check_mode, confirm, deployment_of, show_until_end, tell
 from config.settings import SettingsError, load
 from pipeline_steps.contract import files
@@ -98,7 +97,7 @@ def import_model_command(
         base_models.import_model(
             deployment, source, name, status.update, token_secret=token_secret, accept_eula=accept_eula
         )
-    console.print(f"{name}: {base_models.described(deployment, name)}")
+    console.print(f"{name}: {escape(base_models.described(deployment, name))}")
 
 
 jumpstart_app = typer.Typer(help="Models of SageMaker JumpStart (docs/from-jumpstart.md).", no_args_is_help=True)
@@ -367,7 +366,7 @@ def invoke_command(
         print(json.dumps(invocation.ask(deployment, request), ensure_ascii=False))
         return
     for text in invocation.stream(deployment, request):
-        print(text, end="", flush=True)
+        print(plain(text), end="", flush=True)
     print()
 
 

@@ -5,12 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from cli import executions, reports
 from cli.aws import Deployment
-from cli.console import CommandError, console
+from cli.console import CommandError, console, escape
 from pipeline_steps.contract import comparison, files, prompts
 from pipeline_steps.contract.comparison import Comparison, Sampling
 from pipeline_steps.contract.errors import StepError

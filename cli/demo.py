@@ -6,12 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from cli import base_models, datasets, executions, local
 from cli.aws import REPOSITORY, Deployment
-from cli.console import CommandError, console
+from cli.console import CommandError, console, escape
 from config.settings import load
 from pipeline_steps.contract import evaluation as contract
 from pipeline_steps.contract import files

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from cli import jumpstart
 from cli.aws import Deployment
-from cli.console import CommandError, console
+from cli.console import CommandError, console, escape, plain
 from pipeline_steps.contract.progress import Progress, parse
 
 RUNNING = ("Executing", "Stopping")
@@ -216,10 +216,10 @@ def _follow_in_lines(deployment: Deployment, arn: str, logs: "LogProgress") -> E
     for view in _views(deployment, arn, logs):
         for step in view.steps:
             if step.note:
-                console.print(f"{step.name}: {step.note}")
+                console.print(f"{step.name}: {escape(step.note)}")
             if seen.get(step.name) != step.status:
                 seen[step.name] = step.status
-                console.print(f"{step.name}: {step.status} ({step.seconds:.0f} s) {step.reason}".rstrip())
+                console.print(f"{step.name}: {step.status} ({step.seconds:.0f} s) {escape(step.reason)}".rstrip())
             elif step.status == "Executing" and step.progress and time.monotonic() - last_progress > 10:
                 last_progress = time.monotonic()
                 line = f"  {step.name}: {_figures(step.progress)}"
@@ -257,7 +257,7 @@ def render(view: ExecutionView) -> Group:
             grid.add_row(ProgressBar(total=step.progress.total, completed=step.progress.done, width=24), detail)
             detail = grid
         elif step.reason or step.note:
-            detail = Text(step.reason or step.note, style="red" if step.reason else "")
+            detail = Text(plain(step.reason or step.note), style="red" if step.reason else "")
         state = f"{step.status} (cached)" if step.cached else step.status
         table.add_row(MARKS.get(step.status, "·"), step.name, state, f"{step.seconds:.0f} s", detail)
     return Group(table)

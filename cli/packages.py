@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.aws import Deployment
-from cli.console import CommandError
+from cli.console import CommandError, plain
 from pipeline_steps.contract import releases
 
 
@@ -122,7 +122,7 @@ def render(package: Package) -> Group:
     heading = Text(f"version {package.version}, {package.status}, registered {package.created:%Y-%m-%d %H:%M} UTC")
     lines: list[Any] = [Text(package.arn), heading]
     if package.note:
-        lines.append(Text(f"note: {package.note}"))
+        lines.append(Text(plain(f"note: {package.note}")))
     if not package.metrics:
         return Group(*lines, Text("it names no evaluation"))
     table = Table(box=None, padding=(0, 2), header_style="dim")

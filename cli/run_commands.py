@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from cli import cleanup, costs, doctor, executions, history, history_page, interventions, job_logs, parameters
 from cli.aws import Deployment
-from cli.console import FAILED, CommandError, console
+from cli.console import FAILED, CommandError, console, escape, plain
 from cli.options import Environment, Json, Yes, confirm, deployment_of, end, show_until_end, tell
 
 Execution = Annotated[
@@ -87,7 +86,7 @@ def logs_command(
     """Print what a step's job wrote."""
     deployment = deployment_of(environment)
     for line in job_logs.of_step(deployment, _chosen(deployment, execution), step, follow):
-        print(line, flush=follow)
+        print(plain(line), flush=follow)
 
 
 def history_command(

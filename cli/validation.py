@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
-from rich.markup import escape
 from rich.table import Table
 
 from cli import base_models
 from cli.aws import REPOSITORY, STEPS_PYTHON, Deployment
-from cli.console import CommandError, console
+from cli.console import CommandError, console, escape
 from config import jumpstart_lock
 from config.settings import load
 from pipeline_steps.contract import files

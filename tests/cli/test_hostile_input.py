@@ -1,10 +1,11 @@
-"""What comes from outside to the user's machine: model archives that would do harm, names and reasons in the pages it makes."""
+"""What comes from outside to the user's machine: model archives that would do harm, texts on its pages and in the terminal."""
 
 import bz2
 import gzip
 import io
 import lzma
 import tarfile
+import unicodedata
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli import history_page, model_files
-from cli.console import CommandError
+from cli import executions, history_page, model_files
+from cli.console import CommandError, console, escape, plain
 from cli.history import Run
 from pipeline_steps.contract import metrics
 
@@ -95,3 +96,28 @@ def test_names_and_reasons_in_the_history_are_text_and_no_script_runs_there() ->
     assert "<script" not in page and "<img" not in page and "<!--" not in page and page.count("</style>") == 1
     assert "default-src 'none'" in page and "script-src" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page and 'title="&lt;script' in page
+
+
+# ---------------------------------------------------------------- the terminal
+
+# Sets the window's title, writes to the clipboard, moves up and overwrites; and rich's own markup, which would end a style.
+SEQUENCES = "\x1b]0;title\x07\x1b]52;c;ZXZpbA==\x07\x1b[1A\x1b[2K\rall is well\x9b31m [/bold] [link=x]"
+
+
+def test_a_failure_that_holds_control_sequences_and_markup_is_told_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    step = executions.StepView("PrepareData", "Processing", "Failed", 1.0, reason=SEQUENCES)
+    view = executions.ExecutionView("arn:x", "Failed", SEQUENCES, 1.0, [step])
+    console.print(executions.render(view))
+    console.print(f"[red]error:[/] {escape(SEQUENCES)}")
+    said = capsys.readouterr().out
+    assert "\x1b]" not in said and "\x07" not in said and "\x9b" not in said and "\x1b[2K" not in said
+    assert said.count(r"\x1b]52;c;ZXZpbA==\x07") == 2 and "[/bold] [link=x]" in said.replace("\n", "")
+
+
+@given(st.text())
+def test_any_text_is_told_without_controls_and_keeps_all_else(text: str) -> None:
+    told = plain(text)
+    assert not [letter for letter in told if unicodedata.category(letter) == "Cc" and letter not in "\n\t"]
+    assert plain(told) == told
+    if not any(unicodedata.category(letter) == "Cc" for letter in text):
+        assert told == text
