@@ -224,7 +224,7 @@ def test_history_shows_every_run_with_its_metrics_and_its_verdict(finetune: Any,
     html = page.read_text(encoding="utf-8")
     assert html.count('<circle class="point') % 3 == 0 and 'class="point refused"' in html
     assert all(run["id"] in html for run in found[:4]) and found[4]["id"] not in html
-    assert "http" not in html  # self-contained
+    assert "://" not in html  # self-contained
 
 
 def test_cleanup_shows_first_and_then_deletes_only_what_nobody_needs(deployment: Deployment, finetune: Any) -> None:
