@@ -71,14 +71,14 @@ def _checked(deployment: Deployment, path: Path, model: str) -> bytes:
         found: dict[str, Any] = json.loads(body)
         return found
 
-    training, template = read(files.TRAINING_FILE), read(files.PROMPT_TEMPLATE_FILE)
-    if training is None:
+    template, chat = read(files.PROMPT_TEMPLATE_FILE), read(files.CHAT_FORMAT_FILE)
+    if read(files.TRAINING_FILE) is None:
         raise CommandError(f"{model} holds no model of FineTune ({files.TRAINING_FILE} is missing); was it deleted?")
     try:
         prompts.rendered(
             prompts.read(content, path.name),
-            training["tuning_mode"],
             PromptTemplate(template["prompt"], template["completion"]) if template else None,
+            (lambda question: question) if chat else None,  # the job writes it in the model's chat format
         )
     except StepError as error:
         raise CommandError(str(error)) from None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_steps import comparison_page
-from pipeline_steps.contract import comparison, files, json_files, prompts
+from pipeline_steps.contract import chat_format, comparison, files, json_files, prompts
 from pipeline_steps.contract.comparison import Comparison, Pair, Sampling, Text
 from pipeline_steps.contract.dataset import Example
 from pipeline_steps.contract.errors import StepError
@@ -55,7 +55,9 @@ def run(prompts_folder: Path, base: Path, model: Path, output: Path, sampling: S
             f"the model was trained from base {training['base_model_digest'][:12]}, the input is base {digest[:12]}; "
             "compare it with its own base: import that one again"
         )
-    texts = prompts.rendered(read_prompts(prompts_folder), training["tuning_mode"], read_template(model))
+    chat = chat_format.read(model)
+    ask = (lambda text: chat.asked([("user", text)])) if chat else None
+    texts = prompts.rendered(read_prompts(prompts_folder), read_template(model), ask)
 
     # 2. Both models, one after the other in the same memory.
     tokenizer = load_tokenizer(base)

@@ -606,9 +606,13 @@ def template_and_samples(card: dict[str, Any]) -> Html:
             template["completion"], "template: completion"
         )
         shown = [Html(f"<article class='answer'>{both}</article>")]
+        if card.get("chat_format"):
+            shown.insert(
+                0, _paragraph("There is no template.json: the prompt is the base model's own chat template.", "soft")
+            )
     else:
         reasons = {
-            "chat": "No template: a conversation is rendered turn by turn in the model's chat format.",
+            "chat": f"No template. {card.get('chat_format') or ''}",
             "domain": "No template: a domain text is learned as it is.",
         }
         shown = [_paragraph(reasons.get(mode, "No template was given."), "soft")]

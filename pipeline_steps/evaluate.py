@@ -69,22 +69,25 @@ class EvaluateJob:
 class Asked:
     """What every model gets: rows whose loss is measured, prompts that are answered, general and unsafe texts.
 
-    `answered` are the places of the answered prompts' rows among `rows`; empty where prompts have no references.
+    `answered` are the places of the answered prompts' rows among `rows`; empty where prompts have no references. `end` is
+    the text between the turns of a dialog, the end-of-sequence.
     """
 
     rows: list[Example]
     prompts: list[Example]
     answered: list[int]
     unsafe: list[str]
+    end: str = ""
 
     @classmethod
     def of(cls, info: SplitInfo, rows: list[Example], most: int, with_unsafe: bool) -> "Asked":
-        unsafe = safety.rendered(info.tuning_mode, info.template) if with_unsafe else []
+        unsafe = safety.rendered(info.template, info.chat) if with_unsafe else []
         if info.tuning_mode == "domain":
             return cls(rows, [Example(prompt, "", ends=False) for prompt in info.prompts], [], unsafe)
         # By their hash: a fair sample, and the same rows however they are ordered.
         chosen = sorted(sorted(range(len(rows)), key=lambda row: rows[row].key)[:most])
-        return cls(rows, [rows[row] for row in chosen], chosen, unsafe)
+        end = info.chat.end if info.chat else ""
+        return cls(rows, [rows[row] for row in chosen], chosen, unsafe, end)
 
 
 @dataclass
@@ -508,7 +511,7 @@ def judge(
         return {metrics.JUDGE: "there are no references to judge by"}
     from pipeline_steps.judge import Judge, JudgeFailed
 
-    prompts = [example.whole_prompt for example in asked.prompts]
+    prompts = [example.whole_prompt(asked.end) for example in asked.prompts]
     references = [example.completion for example in asked.prompts]
     try:
         judging = Judge(job.judge_model_id)
@@ -560,7 +563,9 @@ def answer_rows(scores: dict[str, Scores], asked: Asked) -> list[evaluation.Answ
                 scored[metrics.JUDGE] = float(one.judged[number])
             answers[name] = evaluation.Answer(text, answer.ended, len(answer.ids), loss, scored)
         reference = example.completion if asked.answered else None
-        rows.append(evaluation.AnswerRow(example.id, example.whole_prompt, reference, example.slice, answers))
+        rows.append(
+            evaluation.AnswerRow(example.id, example.whole_prompt(asked.end), reference, example.slice, answers)
+        )
     return rows
 
 

@@ -165,11 +165,9 @@ def run(job: FineTuneJob) -> None:
         return
 
     # 4. What belongs to the weights; the report last.
-    tokenizer.save_pretrained(job.output)
+    serving.write(job.output, info.template, info.chat, tokenizer)
     seen = chain(dataset.read_examples(job.train, info), dataset.read_examples(job.validation, validation_info))
     seen_rows.write(job.output / files.SEEN_ROWS_FILE, seen)  # Evaluate asks whether a test row is among them
-    if info.template:
-        serving.write(job.output, info.template, tokenizer)
     json_files.write(job.output / files.HYPERPARAMETERS_FILE, {"schema_version": 1, **asdict(settings)})
     history = training.history
     digest, digests = folder_digest(job.output)

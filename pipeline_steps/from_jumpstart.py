@@ -63,13 +63,11 @@ def run(inputs: Path, output: Path, job: dict[str, Any]) -> None:
 
     # 3. What belongs to the weights; the report last.
     tokenizer = load_tokenizer(merged if merged and list(merged.glob("tokenizer*")) else base)
-    tokenizer.save_pretrained(output)
+    serving.write(output, info.template, info.chat, tokenizer)
     rows = chain(
         dataset.read_examples(inputs / "train", info), dataset.read_examples(inputs / "validation", validation_info)
     )
     seen_rows.write(output / files.SEEN_ROWS_FILE, rows)
-    if info.template:
-        serving.write(output, info.template, tokenizer)
     hyperparameters = {name: str(value) for name, value in job.get("HyperParameters", {}).items()}
     json_files.write(output / files.HYPERPARAMETERS_FILE, {"schema_version": 1, **hyperparameters})
     digest, digests = folder_digest(output)

@@ -7,8 +7,10 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.contract import files, json_files
+from pipeline_steps.contract import chat_format, files, json_files
+from pipeline_steps.contract.chat_format import ChatFormat
 from pipeline_steps.contract.errors import StepError
+from pipeline_steps.text_encoder import beginning
 
 # Jobs have no network; without this a missing file would become a long wait for a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -45,6 +47,18 @@ def load_tokenizer(folder: Path) -> Any:
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.bos_token
     return tokenizer
+
+
+def leading_text(tokenizer: Any) -> str:
+    """What the tokenizer puts before every text by itself, or nothing; a rendered chat has to bring it."""
+    return str(tokenizer.bos_token) if beginning(tokenizer) else ""
+
+
+def chat_format_of(tokenizer: Any) -> ChatFormat:
+    """How the tokenizer's model reads a dialog. Raises ChatTemplateError if its chat template cannot be used."""
+    template = tokenizer.get_chat_template() if tokenizer.chat_template else None  # of several, the default one
+    tokens = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    return chat_format.of(template, tokens, leading_text(tokenizer), str(tokenizer.eos_token))
 
 
 def replace_weights(model: Any, folder: Path) -> bool:

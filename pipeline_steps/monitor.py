@@ -172,7 +172,7 @@ def read_reference(package: dict[str, Any], work: Path) -> Reference:
     for uri, _ in s3.sizes_below(card["uris"]["train"]):
         if uri.endswith((".jsonl", files.DATASET_FILE)):
             s3.download(uri, train / uri.rsplit("/", 1)[1])
-    _, examples = dataset.read_split(train, "train")
+    info, examples = dataset.read_split(train, "train")
 
     container = package["InferenceSpecification"]["Containers"][0]
     model_uri = container["ModelDataSource"]["S3DataSource"]["S3Uri"]
@@ -181,7 +181,8 @@ def read_reference(package: dict[str, Any], work: Path) -> Reference:
         if "/" not in name and not name.endswith(WEIGHTS_ENDING):
             s3.download(uri, work / "model" / name)
     # A piece of a document has no prompt of its own; what it says is what prompts are compared with.
-    prompts = [example.whole_prompt or example.completion for example in examples]
+    end = info.chat.end if info.chat else ""
+    prompts = [example.whole_prompt(end) or example.completion for example in examples]
     return Reference(
         [row.prompt for row in rows],
         [row.answers["tuned"] for row in rows],

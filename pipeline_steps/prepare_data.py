@@ -15,12 +15,13 @@ import json
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pipeline_steps import data_card_page
-from pipeline_steps.contract import costs, dataset, files, json_files, messages, prompt_template
+from pipeline_steps.contract import chat_format, costs, dataset, files, json_files, messages, prompt_template
+from pipeline_steps.contract.chat_format import ChatFormat, ChatTemplateError
 from pipeline_steps.contract.dataset import SPLITS, SplitInfo
 from pipeline_steps.contract.errors import DataError, StepError
 from pipeline_steps.contract.prompt_template import PromptTemplate
@@ -163,15 +164,17 @@ def prepare(job: PrepareJob, work: Path, engine: Engine, started: float) -> dict
         clear_report(job.output)  # what an earlier run over the same folder left is not of this data
 
     # 1. What there is: files and template, with all that is wrong with them; the base model's tokenizer.
-    found, template, prompts = read_folder(job)
+    found, own_template, prompts = read_folder(job)
     all_parts = sources.cut(found)
     with engine.ready(all_parts):  # its processes start while the tokenizer is read
         model = read_base_model(job, work)
 
+        template, chat = rendering(job.tuning_mode, own_template, model.tokenizer)
+
         # 2. Every row: checked, searched for personal data, rendered, encoded, fingerprinted.
         own_validation = any(file.folder == "validation" for file in found)
         examination = Examination(
-            RowReader(job.tuning_mode, template, job.split_group_column, job.slice_column),
+            RowReader(job.tuning_mode, template, chat, job.split_group_column, job.slice_column),
             model.encoder,
             job.personal_data,
             job.train_data_split_seed,
@@ -206,7 +209,7 @@ def prepare(job: PrepareJob, work: Path, engine: Engine, started: float) -> dict
 
     # 5. The dataset under its digest, and its card.
     packages = registered_packages(job.model_package_group) if job.publish_to and job.model_package_group else []
-    digest = dataset_digest(job, template, prompts, decision, model.encoder)
+    digest = dataset_digest(job, template, chat, prompts, decision, model.encoder)
     content = {
         "schema_version": files.DATA_CARD_SCHEMA_VERSION,
         "dataset_digest": digest,
@@ -215,6 +218,7 @@ def prepare(job: PrepareJob, work: Path, engine: Engine, started: float) -> dict
             job,
             found,
             template,
+            chat,
             findings,
             decision,
             written,
@@ -235,7 +239,7 @@ def prepare(job: PrepareJob, work: Path, engine: Engine, started: float) -> dict
     content["card_digest"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     page = data_card_page.render(content)
     if job.publish_to:
-        infos = split_infos(job, digest, decision, written, template, prompts, model.encoder)
+        infos = split_infos(job, digest, decision, written, template, chat, prompts, model.encoder)
         publish(infos, content["uris"], page, engine, work)
     if engine.is_leader:
         write_report(job.output, content, page, findings, decision)
@@ -247,7 +251,7 @@ def prepare(job: PrepareJob, work: Path, engine: Engine, started: float) -> dict
 
 
 def read_folder(job: PrepareJob) -> tuple[list[SourceFile], PromptTemplate | None, list[str]]:
-    """Data files, template and prompts of the dataset folder. Raises DataError with all that is wrong with them."""
+    """Data files, prompts and, if there is one, template of the dataset folder. Raises DataError with all that is wrong."""
     problems: list[str] = []
     found: list[SourceFile] = []
     template: PromptTemplate | None = None
@@ -262,13 +266,10 @@ def read_folder(job: PrepareJob) -> tuple[list[SourceFile], PromptTemplate | Non
         if job.tuning_mode == "instruction":
             folder = "train/" if any(name.startswith("train/") for name in paths) else ""
             template_file = paths.get(f"{folder}{files.TEMPLATE_FILE}")
-            template = (
-                prompt_template.read(sources.read_small(template_file, files.TEMPLATE_FILE), files.TEMPLATE_FILE)
-                if template_file
-                else prompt_template.DEFAULT
-            )
-            if job.add_input_output_demarcation_key and template_file:
-                template = template.with_demarcation()
+            if template_file:
+                content = sources.read_small(template_file, files.TEMPLATE_FILE)
+                template = prompt_template.read(content, files.TEMPLATE_FILE)
+                template = template.with_demarcation() if job.add_input_output_demarcation_key else template
     except DataError as error:
         problems += error.problems
     if files.PROMPTS_FILE in paths:
@@ -291,6 +292,7 @@ class BaseModel:
     `parameters`: how many weights; `folder`: its configuration and tokenizer.
     """
 
+    tokenizer: Any = None
     encoder: TextEncoder | None = None
     parameters: float | None = None
     digest: str | None = None
@@ -308,8 +310,9 @@ def read_base_model(job: PrepareJob, work: Path) -> BaseModel:
         if not weight_bytes and marker_file.is_file():
             marker = json_files.read(marker_file, files.BASE_MODEL_SCHEMA_VERSION)
             weight_bytes = marker.get(files.WEIGHT_BYTES, 0)
-        encoder = TextEncoder.of(load_tokenizer(job.tokenizer))
-        return BaseModel(encoder, weights_in(job.tokenizer, weight_bytes), folder=job.tokenizer)
+        tokenizer = load_tokenizer(job.tokenizer)
+        encoder = TextEncoder.of(tokenizer)
+        return BaseModel(tokenizer, encoder, weights_in(job.tokenizer, weight_bytes), folder=job.tokenizer)
     if not job.base_model_uri:
         return BaseModel()
     uri = job.base_model_uri.rstrip("/")
@@ -327,8 +330,31 @@ def read_base_model(job: PrepareJob, work: Path) -> BaseModel:
         else:
             s3.download(found, folder / found.removeprefix(f"{uri}/"))
     marker = json_files.read(folder / files.BASE_MODEL_FILE, files.BASE_MODEL_SCHEMA_VERSION)
-    encoder = TextEncoder.of(load_tokenizer(folder))
-    return BaseModel(encoder, weights_in(folder, weight_bytes), marker["digest"], folder)
+    tokenizer = load_tokenizer(folder)
+    return BaseModel(tokenizer, TextEncoder.of(tokenizer), weights_in(folder, weight_bytes), marker["digest"], folder)
+
+
+def rendering(
+    mode: dataset.Mode, own: PromptTemplate | None, tokenizer: Any
+) -> tuple[PromptTemplate | None, ChatFormat | None]:
+    """How rows become texts. `own` is the user's template, which goes before all; `tokenizer` is None if it is not known.
+
+    Dialogs: the chat format of the base model. Rows without a template: the same, made a template, if the base model is an
+    instruct model, and else JumpStart's default. Raises ChatTemplateError if dialogs cannot be written.
+    """
+    from pipeline_steps.models import chat_format_of
+
+    if mode == "chat":
+        return None, chat_format_of(tokenizer) if tokenizer else chat_format.of_no_tokenizer()
+    if mode == "domain" or own:
+        return own, None
+    if tokenizer and tokenizer.chat_template:
+        try:
+            chat = chat_format_of(tokenizer)
+            return chat.prompt_template(), chat
+        except ChatTemplateError as error:  # such as a base model's, which does not end with its end-of-sequence
+            print(f"there is no {files.TEMPLATE_FILE}, and JumpStart's default is used: {error}", flush=True)
+    return prompt_template.DEFAULT, None
 
 
 def weights_in(folder: Path, weight_bytes: int) -> float | None:
@@ -346,6 +372,7 @@ def weights_in(folder: Path, weight_bytes: int) -> float | None:
 def dataset_digest(
     job: PrepareJob,
     template: PromptTemplate | None,
+    chat: ChatFormat | None,
     prompts: Sequence[str],
     decision: Decision,
     encoder: TextEncoder | None,
@@ -355,6 +382,7 @@ def dataset_digest(
         "schema_version": dataset.SCHEMA_VERSION,
         "tuning_mode": job.tuning_mode,
         "template": template.to_dict() if template else None,
+        "chat": asdict(chat) if chat else None,
         "prompts": list(prompts),
         "splits": decision.digests,
         "tokenizer": encoder.digest if encoder else None,
@@ -369,6 +397,7 @@ def split_infos(
     decision: Decision,
     written: Written,
     template: PromptTemplate | None,
+    chat: ChatFormat | None,
     prompts: list[str],
     encoder: TextEncoder | None,
 ) -> list[SplitInfo]:
@@ -384,6 +413,7 @@ def split_infos(
             prompts,
             encoder.digest if encoder else None,
             job.slice_column,
+            chat,
         )
         for split in SPLITS
     ]

@@ -1,7 +1,8 @@
 """What a tuned model's folder holds so that the serving image asks the model as it was trained.
 
-Both forms of a request carry the package's prompt template: `inputs` with columns through model.py
-(serving_formatter.py), and a chat through the tokenizer's chat template, which vLLM applies.
+Both forms of a request are written as in training: `inputs` with columns by the package's prompt template, through
+model.py (serving_formatter.py), and a chat by the tokenizer's chat template, which vLLM applies. That is the base model's
+own where it was trained with it, and else one made of the prompt template.
 """
 
 import json
@@ -9,29 +10,32 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.contract import files, json_files
+from pipeline_steps.contract import chat_format, files, json_files
+from pipeline_steps.contract.chat_format import ChatFormat
 from pipeline_steps.contract.prompt_template import PARTS, PromptTemplate
+from pipeline_steps.models import leading_text
 
 MODEL_PY = "model.py"
 
 
-def write(folder: Path, template: PromptTemplate, tokenizer: Any) -> None:
-    """Put prompt_template.json, model.py and the tokenizer with its chat template into `folder`."""
-    json_files.write(folder / files.PROMPT_TEMPLATE_FILE, {"schema_version": 1, **template.to_dict()})
-    source = pkgutil.get_data("pipeline_steps", "serving_formatter.py")  # the steps may lie in a zip
-    assert source is not None
-    (folder / MODEL_PY).write_bytes(source)
+def write(folder: Path, template: PromptTemplate | None, chat: ChatFormat | None, tokenizer: Any) -> None:
+    """Put the tokenizer into `folder` with the chat template that fits the training, and what else belongs to that.
+
+    With `template` prompt_template.json and model.py, with `chat` chat_format.json. With neither (domain texts) the
+    tokenizer stays as it is.
+    """
     before = tokenizer.chat_template
-    tokenizer.chat_template = chat_template(template, bos_token=leading_token(tokenizer))
+    if template:
+        json_files.write(folder / files.PROMPT_TEMPLATE_FILE, {"schema_version": 1, **template.to_dict()})
+        source = pkgutil.get_data("pipeline_steps", "serving_formatter.py")  # the steps may lie in a zip
+        assert source is not None
+        (folder / MODEL_PY).write_bytes(source)
+        tokenizer.chat_template = chat_template(template, bos_token=leading_text(tokenizer))
+    if chat:
+        chat_format.write(folder, chat)
+        tokenizer.chat_template = chat.template
     tokenizer.save_pretrained(folder)
     tokenizer.chat_template = before
-
-
-def leading_token(tokenizer: Any) -> str:
-    """What the tokenizer puts before every text, or nothing; a rendered chat has to bring it."""
-    ids = tokenizer("a")["input_ids"]
-    starts = tokenizer.bos_token_id is not None and len(ids) > 1 and ids[0] == tokenizer.bos_token_id
-    return str(tokenizer.bos_token) if starts else ""
 
 
 def chat_template(template: PromptTemplate, bos_token: str) -> str:

@@ -56,18 +56,18 @@ def write_rows(source: Path, info: SplitInfo, folder: Path) -> int:
     count = 0
     with (folder / f"{info.split}.jsonl").open("w", encoding="utf-8") as file:
         for example in dataset.read_examples(source, info):
-            for prompt, completion in answers(example):
+            for prompt, completion in answers(example, info.chat.end if info.chat else ""):
                 count += 1
                 file.write(json.dumps({"prompt": prompt, "completion": completion}, ensure_ascii=False) + "\n")
     return count
 
 
-def answers(example: Example) -> Iterator[tuple[str, str]]:
-    """Every answer of an example with all that is read before it."""
+def answers(example: Example, end: str) -> Iterator[tuple[str, str]]:
+    """Every answer of an example with all that is read before it; `end` is the text of the end-of-sequence token."""
     before = ""
     for prompt, completion in example.turns:
         yield before + prompt, completion
-        before += prompt + completion
+        before += prompt + completion + end
 
 
 def write_text(source: Path, info: SplitInfo, folder: Path) -> int:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline_steps.contract import files, json_files
+from pipeline_steps.contract.chat_format import ChatFormat
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.prompt_template import PromptTemplate
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SPLITS = ("train", "validation", "test")
 Mode = Literal["instruction", "domain", "chat"]
 
@@ -37,10 +38,9 @@ class Example:
         """(prompt, completion) of every turn, the last one included."""
         return (*self.history, (self.prompt, self.completion))
 
-    @property
-    def whole_prompt(self) -> str:
-        """All that is read before the completion, as one text."""
-        return "".join(text for turn in self.history for text in turn) + self.prompt
+    def whole_prompt(self, end: str) -> str:
+        """All that is read before the completion, as one text; `end` is the text of the end-of-sequence token."""
+        return "".join(f"{prompt}{completion}{end}" for prompt, completion in self.history) + self.prompt
 
     @cached_property
     def key(self) -> bytes:
@@ -78,6 +78,8 @@ class SplitPart:
 class SplitInfo:
     """What dataset.json says of a split. `prompts`: prompts to compare before and after, from the user's prompts.txt.
 
+    `chat` is how dialogs read; with mode instruction it is there where the template was made of it.
+
     `dataset_digest` is of the whole dataset, `split_digest` of this split's rows alone. `tokenizer_digest` is of the
     tokenizer that made the token ids. `slice_column` is the column that the rows' slices come from.
     """
@@ -92,6 +94,7 @@ class SplitInfo:
     prompts: list[str]
     tokenizer_digest: str | None
     slice_column: str | None = None
+    chat: ChatFormat | None = None
 
 
 def write_info(folder: Path, info: SplitInfo) -> None:
@@ -107,6 +110,7 @@ def read_info(folder: Path, expected: str) -> SplitInfo:
     del content["schema_version"]
     content["parts"] = tuple(SplitPart(**part) for part in content["parts"])
     content["template"] = PromptTemplate(**content["template"]) if content["template"] else None
+    content["chat"] = ChatFormat(**content["chat"]) if content["chat"] else None
     return SplitInfo(**content)
 
 

@@ -35,6 +35,7 @@ DATASET_FILE = "dataset.json"
 # A model folder of ours, beside the usual transformers files.
 BASE_MODEL_FILE = "base_model.json"
 PROMPT_TEMPLATE_FILE = "prompt_template.json"
+CHAT_FORMAT_FILE = "chat_format.json"  # how a dialog reads; contract/chat_format.py
 HYPERPARAMETERS_FILE = "hyperparameters.json"
 TRAINING_FILE = "training.json"
 SEEN_ROWS_FILE = "seen_rows.hashes"  # which rows the model was trained on; contract/seen_rows.py

@@ -69,11 +69,6 @@ DEFAULT = PromptTemplate(
 )
 
 
-def chat_turn(asked: str) -> str:
-    """A question in Mistral's chat form; the answer follows after a space."""
-    return f"[INST] {asked} [/INST]"
-
-
 def _columns(text: str) -> list[str]:
     return list(dict.fromkeys(match[1] for match in PARTS.finditer(text) if match[1]))
 

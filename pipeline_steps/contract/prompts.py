@@ -5,12 +5,11 @@ of a template. JSON lines hold such texts, `{"prompt": ...}` for a prompt that i
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline_steps.contract.dataset import Mode
 from pipeline_steps.contract.errors import DataError
-from pipeline_steps.contract.prompt_template import PromptTemplate, chat_turn
+from pipeline_steps.contract.prompt_template import PromptTemplate
 
 MOST_PROMPTS = 1000
 JSON_LINES = ".jsonl"
@@ -67,12 +66,17 @@ def _content(line: str) -> str | Mapping[str, str]:
     return found  # type: ignore[no-any-return]
 
 
-def rendered(prompts: Sequence[Prompt], mode: Mode, template: PromptTemplate | None) -> list[str]:
-    """What the model reads for each prompt, as training rendered it. Raises DataError with every problem."""
+def rendered(
+    prompts: Sequence[Prompt], template: PromptTemplate | None, ask: Callable[[str], str] | None = None
+) -> list[str]:
+    """What the model reads for each prompt, as training rendered it. Raises DataError with every problem.
+
+    `ask` writes a question in the model's chat format; None for a model that was trained without one.
+    """
     texts, problems = [], []
     for prompt in prompts:
         try:
-            texts.append(_rendered(prompt.content, mode, template))
+            texts.append(_rendered(prompt.content, template, ask))
         except ValueError as error:
             problems.append(f"{prompt.place}: {error}")
     if problems:
@@ -80,11 +84,13 @@ def rendered(prompts: Sequence[Prompt], mode: Mode, template: PromptTemplate | N
     return texts
 
 
-def _rendered(content: str | Mapping[str, str], mode: Mode, template: PromptTemplate | None) -> str:
+def _rendered(
+    content: str | Mapping[str, str], template: PromptTemplate | None, ask: Callable[[str], str] | None
+) -> str:
     columns = template.prompt_columns if template else []
     if isinstance(content, str):
-        if mode == "chat":
-            return chat_turn(content)
+        if ask:
+            return ask(content)
         if template is None:
             return content
         if len(columns) != 1:

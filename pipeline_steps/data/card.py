@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_steps import packing
 from pipeline_steps.contract import costs
+from pipeline_steps.contract.chat_format import ChatFormat
 from pipeline_steps.contract.dataset import SPLITS
 from pipeline_steps.contract.prompt_template import PromptTemplate
 from pipeline_steps.data import duplicates, fingerprints, lengths, parts
@@ -23,6 +24,7 @@ def figures(
     job: "PrepareJob",
     found: Sequence[SourceFile],
     template: PromptTemplate | None,
+    chat: ChatFormat | None,
     findings: Findings,
     decision: Decision,
     written: Written,
@@ -62,6 +64,7 @@ def figures(
             "examples": findings.personal_data_examples()[: duplicates.EXAMPLES],
         },
         "template": template.to_dict() if template else None,
+        "chat_format": chat.told() if chat else None,
         "samples": {
             split: [sample for one in written.splits[split] for sample in one.samples][: parts.SAMPLES]
             for split in SPLITS

@@ -6,13 +6,14 @@ Each mode has one reader. A reader says what is wrong with a row as ValueError, 
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pipeline_steps.contract import dataset, files
+from pipeline_steps.contract.chat_format import ChatFormat
 from pipeline_steps.contract.dataset import Example
 from pipeline_steps.contract.errors import DataError
-from pipeline_steps.contract.prompt_template import PromptTemplate, chat_turn
+from pipeline_steps.contract.prompt_template import PromptTemplate
 from pipeline_steps.data.sources import LONGEST_LINE, Part, Position, Raw, object_of, read
 
 CHUNK_CHARACTERS = 400  # of domain text in one example: a paragraph or two, about 100 tokens
@@ -49,13 +50,15 @@ class Bad(NamedTuple):
 
 @dataclass(frozen=True)
 class RowReader:
-    """How the rows of a dataset are read. `group_column`: its value is the group; None groups by the prompt.
+    """How the rows of a dataset are read, by a template or a chat format. `group_column`: its value is the group; None
+    groups by the prompt.
 
     `slice_column`: its value is the row's slice, for which evaluation has figures of its own; domain texts have none.
     """
 
     mode: dataset.Mode
     template: PromptTemplate | None
+    chat: ChatFormat | None = None
     group_column: str | None = None
     slice_column: str | None = None
 
@@ -132,17 +135,24 @@ class RowReader:
         if problems:
             raise ValueError("\n".join(problems))
         one_slice = self._slice(row)
+        chat = self.chat
+        assert chat is not None
         roles = [role for role, _ in turns]
-        texts = {str(number): text for number, (_, text) in enumerate(turns)}
-        characters = sum(map(len, texts.values()))
+        own = {str(number): text for number, (_, text) in enumerate(turns)}
+        characters = sum(map(len, own.values()))
         refuse_long(characters)
+        as_it_came = chat.turns(turns)
 
         def render(texts: Mapping[str, str]) -> Example:
-            return replace(render_chat(list(zip(roles, texts.values(), strict=True))), slice=one_slice)
+            redacted = texts != own
+            *history, (prompt, completion) = (
+                chat.turns(list(zip(roles, texts.values(), strict=True))) if redacted else as_it_came
+            )
+            return Example(prompt, completion, ends=True, history=tuple(history), slice=one_slice)
 
         return Record(
-            texts,
-            self._group(row) or render(texts).whole_prompt,
+            own,
+            self._group(row) or json.dumps(turns[:-1]),
             characters,
             render,
             lambda texts: "\n".join(list(texts.values())[:-1]),
@@ -324,20 +334,6 @@ def read_turns(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     if problems:
         raise ValueError("\n".join(problems))
     return read
-
-
-def render_chat(turns: list[tuple[str, str]]) -> Example:
-    """A dialog in Mistral's form, `[INST] question [/INST] answer`: every answer is learned, the last one scored.
-
-    A system text goes before the first question, as Mistral's own template puts it.
-    """
-    system = f"{turns[0][1]}\n\n" if turns[0][0] == "system" else ""
-    body = [text for role, text in turns if role != "system"]
-    pairs = [
-        (chat_turn(f"{system if number == 0 else ''}{asked}"), f" {answered}")
-        for number, (asked, answered) in enumerate(zip(body[::2], body[1::2], strict=True))
-    ]
-    return Example(*pairs[-1], ends=True, history=tuple(pairs[:-1]))
 
 
 def document_text(row: Any) -> str:

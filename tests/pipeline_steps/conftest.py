@@ -1,6 +1,8 @@
 """A tiny Mistral with a tokenizer of its own, and datasets on disk."""
 
 import json
+import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
-from pipeline_steps import token_files
+from pipeline_steps import prepare_data, s3, token_files
 from pipeline_steps.contract import dataset, files
 from pipeline_steps.contract.dataset import Example, SplitInfo, SplitPart
 from pipeline_steps.contract.prompt_template import PromptTemplate
@@ -133,3 +135,26 @@ def raw(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
         return tmp_path / "raw"
 
     return make
+
+
+@pytest.fixture
+def shared_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """S3 for the PrepareData of a test: a folder (the pipeline's own test uses S3's protocol)."""
+    root = tmp_path / "s3"
+
+    def place(uri: str) -> Path:
+        return root / uri.removeprefix("s3://")
+
+    def copy(source: Path, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(f"{target.name}.{threading.get_ident()}")
+        shutil.copy(source, unfinished)
+        unfinished.replace(target)
+
+    monkeypatch.setattr(s3, "exists", lambda uri: place(uri).is_file())
+    monkeypatch.setattr(s3, "upload", lambda path, uri: copy(path, place(uri)))
+    monkeypatch.setattr(s3, "download", lambda uri, path: copy(place(uri), path))
+    monkeypatch.setattr(s3, "delete_all", lambda prefix: shutil.rmtree(place(prefix)))
+    monkeypatch.setattr(prepare_data, "earlier_training", lambda *_: {})
+    monkeypatch.setattr("pipeline_steps.data.instances_engine.POLL_SECONDS", 0.01)
+    return root

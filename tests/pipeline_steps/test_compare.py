@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from pipeline_steps import comparison_page
 from pipeline_steps.compare import run
-from pipeline_steps.contract import comparison, files, json_files, prompts
+from pipeline_steps.contract import chat_format, comparison, files, json_files, prompts
 from pipeline_steps.contract.comparison import Comparison, Pair, Sampling, Text
 from pipeline_steps.contract.errors import DataError, StepError
 from pipeline_steps.contract.prompt_template import PromptTemplate
 from pipeline_steps.generation import _likely
 
 TEMPLATE = PromptTemplate("Question: {question}\nAnswer: ", "{answer}")
+MISTRAL = chat_format.of_no_tokenizer()
 TWO_COLUMNS = PromptTemplate("{instruction}\n{context}\n", "{response}")
 SAMPLED = Sampling(max_new_tokens=12, temperature=1.0, top_k=40, top_p=0.9, seed=7)
 
@@ -103,24 +104,32 @@ def test_two_files_of_prompts_are_refused(base_model: Path, model: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("content", "mode", "template", "expected"),
+    ("content", "template", "chat", "expected"),
     [
-        ("Our vision is", "domain", None, "Our vision is"),
-        ("Who are you?", "chat", None, "[INST] Who are you? [/INST]"),
-        ("What?", "instruction", TEMPLATE, "Question: What?\nAnswer: "),
-        ({"instruction": "Sum up.", "context": "{x}"}, "instruction", TWO_COLUMNS, "Sum up.\n{x}\n"),
-        ({"prompt": "as it is"}, "instruction", TWO_COLUMNS, "as it is"),
-        ({"prompt": "as it is"}, "chat", None, "as it is"),
+        ("Our vision is", None, None, "Our vision is"),
+        ("Who are you?", None, MISTRAL, "[INST] Who are you? [/INST]"),
+        ("What?", TEMPLATE, None, "Question: What?\nAnswer: "),
+        ({"instruction": "Sum up.", "context": "{x}"}, TWO_COLUMNS, None, "Sum up.\n{x}\n"),
+        ("Sum up {x}.", MISTRAL.prompt_template(), MISTRAL, "[INST] Sum up {x}. [/INST]"),
+        (
+            {"instruction": "Sum up.", "context": "{x}"},
+            MISTRAL.prompt_template(),
+            MISTRAL,
+            "[INST] Sum up.\n\n{x} [/INST]",
+        ),
+        ({"prompt": "as it is"}, TWO_COLUMNS, None, "as it is"),
+        ({"prompt": "as it is"}, None, MISTRAL, "as it is"),
     ],
 )
-def test_a_prompt_is_rendered_as_the_model_was_trained_to_read_it(content, mode, template, expected) -> None:  # type: ignore[no-untyped-def]
-    assert prompts.rendered([prompts.Prompt("p:1", content)], mode, template) == [expected]
+def test_a_prompt_is_rendered_as_the_model_was_trained_to_read_it(content, template, chat, expected) -> None:  # type: ignore[no-untyped-def]
+    ask = (lambda text: chat.asked([("user", text)])) if chat else None
+    assert prompts.rendered([prompts.Prompt("p:1", content)], template, ask) == [expected]
 
 
 def test_every_prompt_that_does_not_fit_the_template_is_told_with_its_line() -> None:
     found = prompts.read(b'"a text"\n{"question": "x"}\n{"prompt": "fine"}\n', "mine.jsonl")
     with pytest.raises(DataError) as raised:
-        prompts.rendered(found, "instruction", TWO_COLUMNS)
+        prompts.rendered(found, TWO_COLUMNS)
     assert len(raised.value.problems) == 2
     assert "mine.jsonl:1: is a text, but the model's template has the columns instruction, context" in str(raised.value)
     assert "mine.jsonl:2: has question; expected instruction, context (the model's template) or prompt" in str(
@@ -156,9 +165,7 @@ def test_any_bytes_are_prompts_or_refused(content: bytes, name: str) -> None:
     except DataError:
         return
     assert found
-    prompts.rendered(
-        [prompts.Prompt(one.place, one.content) for one in found if isinstance(one.content, str)], "chat", None
-    )
+    prompts.rendered([prompts.Prompt(one.place, one.content) for one in found if isinstance(one.content, str)], None)
 
 
 # ---------------------------------------------------------------- sampling

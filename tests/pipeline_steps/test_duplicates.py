@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_steps import prepare_data, s3
+from pipeline_steps import prepare_data
 from pipeline_steps.contract import files
 from pipeline_steps.data import duplicates, fingerprints, parts, sources
 from pipeline_steps.data.instances_engine import InstancesEngine
@@ -150,29 +150,6 @@ def test_a_group_column_closes_the_leak(raw: Raw, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- several instances
-
-
-@pytest.fixture
-def shared_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """S3 for the instances of a test: a folder (the pipeline's own test uses S3's protocol)."""
-    root = tmp_path / "s3"
-
-    def place(uri: str) -> Path:
-        return root / uri.removeprefix("s3://")
-
-    def copy(source: Path, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f"{target.name}.{threading.get_ident()}")
-        shutil.copy(source, unfinished)
-        unfinished.replace(target)
-
-    monkeypatch.setattr(s3, "exists", lambda uri: place(uri).is_file())
-    monkeypatch.setattr(s3, "upload", lambda path, uri: copy(path, place(uri)))
-    monkeypatch.setattr(s3, "download", lambda uri, path: copy(place(uri), path))
-    monkeypatch.setattr(s3, "delete_all", lambda prefix: shutil.rmtree(place(prefix)))
-    monkeypatch.setattr(prepare_data, "earlier_training", lambda *_: {})
-    monkeypatch.setattr("pipeline_steps.data.instances_engine.POLL_SECONDS", 0.01)
-    return root
 
 
 def engine(work: Path, number: int, count: int) -> InstancesEngine:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from pipeline_steps import prepare_data
-from pipeline_steps.contract import prompt_template
+from pipeline_steps.contract import chat_format, prompt_template
 from pipeline_steps.contract.errors import DataError
 from pipeline_steps.contract.prompt_template import PromptTemplate
 from pipeline_steps.data import parts, sources
@@ -154,7 +154,7 @@ def test_braces_in_a_row_are_text() -> None:
 
 
 def test_a_long_record_says_so() -> None:
-    reader = RowReader("chat", None)
+    reader = RowReader("chat", None, chat_format.of_no_tokenizer())
     turns = [{"role": "user", "content": "x" * 6 * 2**20}, {"role": "assistant", "content": "y" * 6 * 2**20}]
     with pytest.raises(ValueError, match="the example has 12,582,912 characters"):
         reader._chat({"messages": turns})

@@ -24,7 +24,7 @@ from pipeline_steps.contract.errors import DataError, StepError
 from pipeline_steps.contract.prompt_template import DEFAULT
 from pipeline_steps.data import lengths, parts, sources, workers
 from pipeline_steps.data.instances_engine import InstancesEngine
-from pipeline_steps.data.rows import RowReader, render_chat
+from pipeline_steps.data.rows import RowReader
 from pipeline_steps.data.sagemaker_job import Instances
 from pipeline_steps.prepare_data import PrepareJob
 
@@ -312,12 +312,6 @@ def test_a_dialog_that_is_none_is_told(raw: Raw, row: dict[str, Any], said: str)
 def test_the_data_card_shows_a_dialog_turn_by_turn(raw: Raw, check: Any) -> None:
     checked = check(raw({"x.jsonl": dialogs(60)}), "chat")
     assert checked.card["samples"]["train"][0] == [list(turn) for turn in checked.splits["train"][0].turns]
-
-
-def test_a_chat_prompt_is_what_comes_before_the_last_answer() -> None:
-    example = render_chat([("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")])
-    assert example.whole_prompt == "[INST] a [/INST] b[INST] c [/INST]"
-    assert example.turns == (("[INST] a [/INST]", " b"), ("[INST] c [/INST]", " d"))
 
 
 # ---------------------------------------------------------------- domain adaptation

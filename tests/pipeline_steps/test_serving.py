@@ -36,7 +36,7 @@ def test_both_forms_render_as_training_did(
 
     prompt = f"{literal(before)}{{q}}{literal(between)}{{c}}{literal(after)}{{q}}"
     template = PromptTemplate(prompt, "{answer}")
-    serving.write(tmp_path, template, tokenizer)
+    serving.write(tmp_path, template, None, tokenizer)
     row = {"q": question, "c": background}
     expected = template.render_prompt(row)
     assert render(tmp_path, row) == expected
@@ -46,7 +46,7 @@ def test_both_forms_render_as_training_did(
 
 
 def test_a_text_is_asked_as_it_is_and_a_chat_may_be_without_background(tmp_path: Path, tokenizer: Any) -> None:
-    serving.write(tmp_path, DEFAULT, tokenizer)
+    serving.write(tmp_path, DEFAULT, None, tokenizer)
     assert render(tmp_path, "as {it} is") == "as {it} is"
     chat = [{"role": "user", "content": "Why?"}]
     rendered = load_tokenizer(tmp_path).apply_chat_template(chat, tokenize=False)
@@ -62,7 +62,7 @@ def test_a_text_is_asked_as_it_is_and_a_chat_may_be_without_background(tmp_path:
     ],
 )
 def test_wrong_columns_are_refused_by_name(tmp_path: Path, tokenizer: Any, inputs: Any, words: str) -> None:
-    serving.write(tmp_path, DEFAULT, tokenizer)
+    serving.write(tmp_path, DEFAULT, None, tokenizer)
     with pytest.raises(BadRequest, match=words) as caught:
         render(tmp_path, inputs)
     assert caught.value.code == 424
@@ -77,13 +77,13 @@ def test_wrong_columns_are_refused_by_name(tmp_path: Path, tokenizer: Any, input
     ],
 )
 def test_a_longer_chat_is_refused(tmp_path: Path, tokenizer: Any, messages: list[dict[str, str]]) -> None:
-    serving.write(tmp_path, DEFAULT, tokenizer)
+    serving.write(tmp_path, DEFAULT, None, tokenizer)
     with pytest.raises(Exception, match="this model answers one question"):
         load_tokenizer(tmp_path).apply_chat_template(messages, tokenize=False)
 
 
 def test_three_columns_are_for_inputs_only(tmp_path: Path, tokenizer: Any) -> None:
-    serving.write(tmp_path, PromptTemplate("{a}{b}{c}", "{d}"), tokenizer)
+    serving.write(tmp_path, PromptTemplate("{a}{b}{c}", "{d}"), None, tokenizer)
     assert render(tmp_path, {"a": "1", "b": "2", "c": "3"}) == "123"
     with pytest.raises(Exception, match="columns a, b, c"):
         load_tokenizer(tmp_path).apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
