@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from pipeline_steps import evaluate, fine_tune, prepare_data
+from pipeline_steps import evaluate, fine_tune, general_text, prepare_data
 from pipeline_steps.contract import evaluation, files
 from pipeline_steps.contract.hyperparameters import Hyperparameters
 from pipeline_steps.data.instances_engine import InstancesEngine
@@ -86,8 +86,9 @@ def raw(mode: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_of_each_family_goes_from_raw_rows_to_an_evaluated_model(
-    family: str, tmp_path: Path, shared_folder: Path
+    family: str, tmp_path: Path, shared_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(general_text, "PASSAGES", general_text.PASSAGES[:3])  # with 32,768 tokens all of them take long
     mode: Any = FAMILIES[family][3]
     base = imported(family, tmp_path / "base")
     job = PrepareJob(
