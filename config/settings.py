@@ -23,6 +23,7 @@ Backend = Literal["pipeline_steps", "jumpstart"]
 ApprovalStatus = Literal["Approved", "PendingManualApproval"]
 ReleaseShape = Literal["variant", "inference_components"]
 Serve = Literal["merged", "adapter"]
+ReleaseTarget = Literal["sagemaker", "bedrock"]
 Overlap = Literal["wait", "refuse"]
 AlarmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,254}$")]
 
@@ -32,6 +33,9 @@ OF_ANY_TRAINING = {
     "instance_type", "instance_count", "spot", "max_wait_hours", "keep_alive_minutes", "max_runtime_hours", "volume_gb",
     "tokens_per_second", "usd_per_hour",
 }  # fmt: skip
+# Settings of ReleaseSettings that hold without an endpoint too.
+OF_ANY_RELEASE = {"approval_status", "kept_releases", "max_total_tokens", "max_update_minutes", "target"}
+BEDROCK_REGIONS = ("eu-central-1", "us-east-1", "us-east-2", "us-west-2")  # those of custom model import
 ALARM_PERIOD_SECONDS = 60  # AWS publishes an endpoint's metrics once a minute
 
 
@@ -280,6 +284,9 @@ class ReleaseSettings(Group):
     approval_status: ApprovalStatus = Field(
         default="PendingManualApproval", description="status of a new package; Approved releases it at once"
     )
+    target: ReleaseTarget = Field(
+        default="sagemaker", description="sagemaker: an endpoint; bedrock: an imported model, which needs no instances"
+    )
     shape: ReleaseShape = Field(
         default="variant",
         description="variant: instances of its own; inference_components: copies on shared instances, down to none at all",
@@ -354,12 +361,22 @@ class ReleaseSettings(Group):
         """Deploy's flags for these settings; they are named as the fields. What is not set is left out."""
         own = _flags(
             self.model_dump(
-                exclude={"approval_status", "endpoint", "max_total_tokens", "quality_alarms", "scale_to_zero"}
+                exclude={"approval_status", "endpoint", "max_total_tokens", "quality_alarms", "scale_to_zero", "target"}
             )
         )
         for alarm in self.quality_alarms:
             own += ["--quality_alarm", alarm]
         return [*own, *(["--scale_to_zero"] if self.scale_to_zero else [])]
+
+    @model_validator(mode="after")
+    def an_imported_model_has_no_endpoint(self) -> "ReleaseSettings":
+        unused = sorted(self.model_fields_set - OF_ANY_RELEASE)
+        if self.target == "bedrock" and unused:
+            raise ValueError(
+                f"{', '.join(unused)}: with target 'bedrock' there is no endpoint that would have this; remove it "
+                f"({', '.join(sorted(OF_ANY_RELEASE))} are taken), or set target: sagemaker"
+            )
+        return self
 
     @model_validator(mode="after")
     def fits_its_shape(self) -> "ReleaseSettings":
@@ -582,6 +599,24 @@ class Settings(Group):
                 f"training.{', training.'.join(unused)}: with backend 'jumpstart' these are hyperparameters of JumpStart's "
                 "script; set them, by JumpStart's names, below jumpstart.hyperparameters"
             )
+        return self
+
+    @model_validator(mode="after")
+    def bedrock_imports_models_here(self) -> "Settings":
+        if self.release.target != "bedrock":
+            return self
+        problems = []
+        if self.region not in BEDROCK_REGIONS:
+            problems.append(
+                f"release.target is 'bedrock' but region is {self.region!r}; Bedrock imports models in {', '.join(BEDROCK_REGIONS)}"
+            )
+        if self.monitoring.enabled:
+            problems.append(
+                "release.target is 'bedrock' but monitoring.enabled is true; what is watched is an endpoint's traffic: set it to "
+                "false"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
     @model_validator(mode="after")

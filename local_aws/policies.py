@@ -42,6 +42,7 @@ KNOWN_KEYS = frozenset(
         "sns:protocol",
     )
 )
+TAG_KEYS = ("aws:requesttag/", "aws:resourcetag/")  # each with the tag's own key
 KNOWN_ELEMENTS = {"Sid", "Effect", "Action", "NotAction", "Resource", "NotResource", "Principal", "Condition"}
 
 
@@ -191,7 +192,7 @@ _NEGATED = {
 
 
 def _holds(statement: Statement, operator: str, key: str, wanted: list[Any], context: Context) -> bool:
-    if key.lower() not in KNOWN_KEYS:
+    if key.lower() not in KNOWN_KEYS and not key.lower().startswith(TAG_KEYS):
         raise PolicyError(f"{statement.id}: the condition key {key} is not implemented by local AWS")
     given = {name.lower(): value for name, value in context.items()}.get(key.lower())
     if operator == "Null":

@@ -183,6 +183,29 @@ def _on(service: str, action: str, resource: Callable[[Params], str]) -> Callabl
     return describe
 
 
+# Tags of an imported model by its name or ARN; bedrock.py, which knows them, puts itself here.
+imported_model_tags: Callable[[str], dict[str, str]] = lambda identifier: {}  # noqa: E731
+
+
+def _create_import(params: Params, place: Place) -> list[Wanted]:
+    tags = {f"aws:RequestTag/{tag['key']}": str(tag["value"]) for tag in params.get("importedModelTags", [])}
+    found = [Wanted(f"bedrock:{action}", "*", tags) for action in ("CreateModelImportJob", "TagResource")]
+    found.append(Wanted("iam:PassRole", str(params["roleArn"]), {"iam:PassedToService": "bedrock.amazonaws.com"}))
+    via = {"kms:ViaService": f"bedrock.{place.region}.amazonaws.com"}
+    key = params.get("importedModelKmsKeyId")
+    return found + [Wanted(f"kms:{action}", str(key), via) for action in ("CreateGrant", "DescribeKey") if key]
+
+
+def _imported_model(action: str) -> Callable[[Params, Place], list[Wanted]]:
+    def describe(params: Params, place: Place) -> list[Wanted]:
+        identifier = str(params["modelIdentifier"])
+        tags = {f"aws:ResourceTag/{name}": value for name, value in imported_model_tags(identifier).items()}
+        arn = identifier if identifier.startswith("arn:") else place.arn("bedrock", "imported-model/named")
+        return [Wanted(f"bedrock:{action}", arn, tags)]
+
+    return describe
+
+
 _OTHERS: dict[tuple[str, str], Callable[[Params, Place], list[Wanted]]] = {
     ("cloudwatch", "PutMetricData"): lambda params, place: [
         Wanted("cloudwatch:PutMetricData", "*", {"cloudwatch:namespace": str(params["Namespace"])})
@@ -197,6 +220,14 @@ _OTHERS: dict[tuple[str, str], Callable[[Params, Place], list[Wanted]]] = {
     ("cloudwatch", "GetMetricStatistics"): _on("cloudwatch", "cloudwatch:GetMetricStatistics", lambda params: "*"),
     ("cloudwatch", "GetMetricData"): _on("cloudwatch", "cloudwatch:GetMetricData", lambda params: "*"),
     ("cloudwatch", "ListMetrics"): _on("cloudwatch", "cloudwatch:ListMetrics", lambda params: "*"),
+    ("bedrock", "CreateModelImportJob"): _create_import,
+    ("bedrock", "GetModelImportJob"): _on(
+        "bedrock", "bedrock:GetModelImportJob", lambda params: str(params["jobIdentifier"])
+    ),
+    ("bedrock", "ListModelImportJobs"): _on("bedrock", "bedrock:ListModelImportJobs", lambda params: "*"),
+    ("bedrock", "ListImportedModels"): _on("bedrock", "bedrock:ListImportedModels", lambda params: "*"),
+    ("bedrock", "GetImportedModel"): _imported_model("GetImportedModel"),
+    ("bedrock", "DeleteImportedModel"): _imported_model("DeleteImportedModel"),
     ("sns", "Publish"): _on("sns", "sns:Publish", lambda params: str(params.get("TopicArn", "*"))),
     ("sqs", "SendMessage"): _on("sqs", "sqs:SendMessage", lambda params: str(params["QueueUrl"]).rsplit("/", 1)[-1]),
     ("secretsmanager", "GetSecretValue"): _on(

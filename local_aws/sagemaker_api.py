@@ -156,7 +156,11 @@ def validate(operation: str, request: Any) -> None:
     a value of a wrong type is a ValidationException too (AWS: SerializationException), and a field that the
     operation does not know is refused (AWS ignores it), because here it is always a mistake.
     """
-    shape = service_model().operation_model(operation).input_shape
+    validate_shape(service_model().operation_model(operation).input_shape, request)
+
+
+def validate_shape(shape: Shape | None, request: Any) -> None:
+    """The same for the input of any service's operation."""
     problems = list(_problems(shape, request, "")) if shape is not None else []
     if problems:
         count = f"{len(problems)} validation error{'s' if len(problems) > 1 else ''} detected: "

@@ -53,6 +53,7 @@ def serve(
 
     from local_aws import (
         authorization,
+        bedrock,
         cloudformation,
         enforcement,
         events,
@@ -89,6 +90,7 @@ def serve(
         raise SystemExit(f"error: {error}") from None
     metrics.install()
     limits.install(settings)
+    bedrock.install(settings)
     rooms = sagemaker.install(settings)
     if restored:
         restored(rooms)

@@ -49,6 +49,7 @@ RESOURCES = (
     "DeployRole",
     "MonitorRole",
     "ServingRole",
+    "BedrockRole",
     "Key",
 )
 
@@ -532,30 +533,49 @@ def max_lora_rank(settings: Settings) -> int:
 
 
 def deploy(settings: Settings, model_package_arn: Value) -> RequestStep:
-    """The package -> an endpoint that was seen to serve it, or the old endpoint untouched."""
+    """The package -> an endpoint that was seen to serve it, or the old endpoint untouched; with Bedrock, an imported model."""
+    arguments = to_bedrock if settings.release.target == "bedrock" else to_endpoint
     request = processing_request(
         settings,
         role="${DeployRole}",
         instance_type=settings.processing.deploy_instance_type,
-        arguments=[
-            "deploy",
-            "--model_package_arn", model_package_arn,
-            "--model_package_group", settings.model_package_group_name,
-            "--endpoint_name", settings.endpoint_name,
-            "--component_name", settings.name,
-            "--role_arn", "${ServingRole}",
-            "--base_model_uri", base_model_uri(settings),
-            "--adapters_uri", "s3://${ArtifactBucket}/adapters",
-            "--inference_ami_version", INFERENCE_AMI_VERSION,
-            "--max_lora_rank", str(max_lora_rank(settings)),
-            "--captured_to", "s3://${ArtifactBucket}/captured",
-            "--captured_percent", str(settings.monitoring.captured_percent if settings.monitoring.enabled else 0),
-            *settings.release.flags(),
-        ],
+        arguments=arguments(settings, model_package_arn),
         inputs={},
         outputs=[files.DEPLOYMENT_OUTPUT],
-    )  # fmt: skip
+    )
     return RequestStep("Deploy", StepTypeEnum.PROCESSING, request, describe_shape="DescribeProcessingJobResponse")
+
+
+def to_bedrock(settings: Settings, model_package_arn: Value) -> list[Value]:
+    return [
+        "to-bedrock",
+        "--model_package_arn", model_package_arn,
+        "--model_package_group", settings.model_package_group_name,
+        "--model_name", settings.name,
+        "--role_arn", "${BedrockRole}",
+        "--key_arn", KEY,
+        "--import_to", "s3://${ArtifactBucket}/bedrock",
+        "--max_update_minutes", str(settings.release.max_update_minutes),
+        "--kept_releases", str(settings.release.kept_releases),
+    ]  # fmt: skip
+
+
+def to_endpoint(settings: Settings, model_package_arn: Value) -> list[Value]:
+    return [
+        "deploy",
+        "--model_package_arn", model_package_arn,
+        "--model_package_group", settings.model_package_group_name,
+        "--endpoint_name", settings.endpoint_name,
+        "--component_name", settings.name,
+        "--role_arn", "${ServingRole}",
+        "--base_model_uri", base_model_uri(settings),
+        "--adapters_uri", "s3://${ArtifactBucket}/adapters",
+        "--inference_ami_version", INFERENCE_AMI_VERSION,
+        "--max_lora_rank", str(max_lora_rank(settings)),
+        "--captured_to", "s3://${ArtifactBucket}/captured",
+        "--captured_percent", str(settings.monitoring.captured_percent if settings.monitoring.enabled else 0),
+        *settings.release.flags(),
+    ]  # fmt: skip
 
 
 def compare(settings: Settings, parameters: dict[str, Parameter]) -> RequestStep:

@@ -18,6 +18,7 @@ STEPS = {
     "compare": "answers to your prompts before and after (processing job)",
     "monitor": "compare an endpoint's traffic with its evaluation (processing job)",
     "deploy": "release a model package to an endpoint (processing job)",
+    "to-bedrock": "import a model package into Bedrock (processing job)",
 }
 USAGE = "\n".join(
     [

@@ -48,7 +48,7 @@ def run(job: DeployJob) -> None:
     aws = Aws()
 
     # 1. Only what was approved is released, and only while it is what was approved.
-    package = packages.read(aws, job)
+    package = packages.read(aws, job.model_package_arn, job.model_package_group)
 
     # 2. Towards the new release: nothing to do, made anew, or traffic moved to it under the eyes of the alarms.
     release = (Variant if job.shape == "variant" else Components)(aws, job, package)

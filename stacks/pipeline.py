@@ -15,6 +15,7 @@ from config.settings import Settings, has_local_storage
 from pipeline.definition import compare_definition, deploy_definition, finetune_definition
 from pipeline.monitor import NAMESPACE as TRAFFIC_NAMESPACE
 from pipeline.monitor import monitor_definition
+from stacks.components.bedrock_import import bedrock_import
 from stacks.components.permissions import delete_objects, list_objects, read_objects, use_key, write_objects
 from stacks.components.service_role import ServiceRole
 from stacks.components.step_code import StepCode
@@ -58,7 +59,6 @@ class PipelineStack(Stack):
         train_role = self._job_role("TrainRole", "Fine-tunes the base model")
         evaluate_role = self._job_role("EvaluateRole", "Scores base and tuned model")
         deploy_role = self._job_role("DeployRole", "Releases a model package to the endpoint")
-        serving_role = self._job_role("ServingRole", "Serves a released model")
         pipeline_role = ServiceRole(
             self, "PipelineRole", service="sagemaker.amazonaws.com", description="Runs the steps of the pipelines"
         )
@@ -112,17 +112,17 @@ class PipelineStack(Stack):
         read_objects(deploy_role, "Artifacts", artifact_bucket, "runs/*", *(["adapters/*"] if adapters else []))
         list_objects(deploy_role, "Artifacts", artifact_bucket)
         write_objects(deploy_role, "Deployment", artifact_bucket, "runs/*", *(["adapters/*"] if adapters else []))
-        self._grant_release(deploy_role, serving_role, settings)
-
-        served = ("adapters/*", "base-models/*") if adapters else ("runs/*",)
-        read_objects(serving_role, "Model", artifact_bucket, *served)
-        list_objects(serving_role, "Model", artifact_bucket, *served)
-        captures = settings.monitoring.enabled
-        use_key(serving_role, key, writes=captures, volumes=not has_local_storage(settings.release.instance_type))
+        if settings.release.target == "bedrock":
+            bedrock_role = bedrock_import(self, deploy_role, artifact_bucket, key, settings.name)
+            deploy_role.add_to_policy(self._read_package(settings))
+            reader = {"BedrockRole": bedrock_role.role_arn}
+        else:
+            serving_role = self._serving_role(artifact_bucket, key, settings)
+            self._grant_release(deploy_role, serving_role, settings)
+            reader = {"ServingRole": serving_role.role_arn}
         job_roles = [*takes_key]
         monitor_role = None
-        if captures:
-            write_objects(serving_role, "Traffic", artifact_bucket, "captured/*")
+        if settings.monitoring.enabled:
             monitor_role = self._job_role("MonitorRole", "Compares the endpoint's traffic with its evaluation")
             read_objects(monitor_role, "StepCode", code.bucket, code.s3_object_key)
             list_objects(monitor_role, "StepCode", code.bucket, code.s3_object_key)
@@ -144,7 +144,7 @@ class PipelineStack(Stack):
             "TrainRole": train_role.role_arn,
             "EvaluateRole": evaluate_role.role_arn,
             "DeployRole": deploy_role.role_arn,
-            "ServingRole": serving_role.role_arn,
+            **reader,
             "Key": key.key_arn,
         }
         self.finetune_pipeline = self._pipeline(
@@ -325,6 +325,23 @@ class PipelineStack(Stack):
             )
         )
 
+    def _serving_role(self, artifact_bucket: s3.IBucket, key: kms.IKey, settings: Settings) -> iam.Role:
+        role = self._job_role("ServingRole", "Serves a released model")
+        served = ("adapters/*", "base-models/*") if settings.release.serve == "adapter" else ("runs/*",)
+        read_objects(role, "Model", artifact_bucket, *served)
+        list_objects(role, "Model", artifact_bucket, *served)
+        captures = settings.monitoring.enabled
+        use_key(role, key, writes=captures, volumes=not has_local_storage(settings.release.instance_type))
+        if captures:
+            write_objects(role, "Traffic", artifact_bucket, "captured/*")
+        return role
+
+    def _read_package(self, settings: Settings) -> iam.PolicyStatement:
+        package = self.format_arn(
+            service="sagemaker", resource="model-package", resource_name=f"{settings.model_package_group_name}/*"
+        )
+        return iam.PolicyStatement(sid="ReadPackage", actions=["sagemaker:DescribeModelPackage"], resources=[package])
+
     def _grant_release(self, role: iam.Role, serving_role: iam.Role, settings: Settings) -> None:
         """What release/ calls: read the package, make models and configurations, move the endpoint, watch it, ask it."""
 
@@ -333,9 +350,7 @@ class PipelineStack(Stack):
 
         package = arn("model-package", f"{settings.model_package_group_name}/*")
         endpoint, component = settings.endpoint_name, settings.name
-        role.add_to_policy(
-            iam.PolicyStatement(sid="ReadPackage", actions=["sagemaker:DescribeModelPackage"], resources=[package])
-        )
+        role.add_to_policy(self._read_package(settings))
         role.add_to_policy(
             iam.PolicyStatement(
                 sid="RejectPackage",

@@ -10,7 +10,7 @@ from pipeline_steps import s3
 from pipeline_steps.contract import evaluation, files
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.evaluation import GoldenRequest
-from pipeline_steps.release.job import Aws, DeployJob, found
+from pipeline_steps.release.job import Aws, found
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,17 @@ class Package:
     golden: list[GoldenRequest]
 
 
-def read(aws: Aws, job: DeployJob) -> Package:
-    """The package, if it may be released. Raises StepError."""
-    arn = job.model_package_arn
+def read(aws: Aws, arn: str, group: str) -> Package:
+    """The package, if it may be released: of the group, approved, and unchanged since. Raises StepError."""
     described = found(aws.sagemaker.describe_model_package, ModelPackageName=arn)
     if described is None:
         raise StepError(
             f"there is no model package {arn}; `finetune endpoints` and the model registry list those that exist"
         )
-    if described.get("ModelPackageGroupName") != job.model_package_group:
+    if described.get("ModelPackageGroupName") != group:
         raise StepError(
-            f"{arn} is of the group {described.get('ModelPackageGroupName')!r}; this endpoint serves packages of "
-            f"{job.model_package_group!r} only"
+            f"{arn} is of the group {described.get('ModelPackageGroupName')!r}; this deployment releases packages of "
+            f"{group!r} only"
         )
     if described["ModelApprovalStatus"] != "Approved":
         why = described.get("ApprovalDescription")
