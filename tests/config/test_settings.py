@@ -146,6 +146,10 @@ def test_flags_of_prepare_data_leave_out_what_is_not_set() -> None:
         ("max_p95_latency_seconds: 61", r"max_p95_latency_seconds.*61"),
         ("quality_alarms: [bad name]", r"quality_alarms.*'bad name'"),
         ("shape: serverless", r"release\.shape.*'serverless'"),
+        (
+            "target: bedrock, instance_count: 2, bake_seconds: 60",
+            r"bake_seconds, instance_count: with target 'bedrock' there is no endpoint.*or set target: sagemaker",
+        ),
     ],
 )
 def test_release_settings_that_contradict_each_other_are_refused(tmp_path: Path, release: str, said: str) -> None:
@@ -185,6 +189,10 @@ def test_both_shapes_are_accepted(tmp_path: Path) -> None:
         (
             "monitoring: {enabled: true}\nrelease: {shape: inference_components, max_instance_count: 2}",
             r"monitoring\.enabled is true but release\.shape is 'inference_components'",
+        ),
+        (
+            "monitoring: {enabled: true}\nregion: eu-west-1\nrelease: {target: bedrock}",
+            r"region is 'eu-west-1'; Bedrock imports models in eu-central-1, us-east-1.*monitoring\.enabled is true",
         ),
     ],
 )
