@@ -178,10 +178,11 @@ def test_the_same_data_and_values_are_not_trained_again(article: Deployment) -> 
     assert steps_of(run(article, "instruction", Epoch="1")) == ["PrepareData", "NewTraining"]
 
 
-def test_domain_adaptation_with_an_adapter_changes_the_answers_to_the_articles_prompts(
+def test_domain_adaptation_with_an_adapter_changes_the_answers_to_the_articles_prompts_and_is_released(
     article: Deployment, tmp_path: Path
 ) -> None:
-    view = run(article, "domain", Epoch="3", PeftType="lora")
+    view = run(article, "domain", Epoch="3", PeftType="lora", ApprovalStatus="Approved")
+    assert steps_of(view)[-3:] == ["Register", "AutoDeploy", "Deploy"]
     told = training_job(article, view)["HyperParameters"]
     shown = [told[name] for name in ("instruction_tuned", "epoch", "max_input_length", "peft_type")]
     assert shown == ["False", "3", "2048", "lora"]
@@ -201,6 +202,16 @@ def test_domain_adaptation_with_an_adapter_changes_the_answers_to_the_articles_p
     listed = article.s3.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]
     names = {one["Key"].removeprefix(prefix) for one in listed}
     assert uri.endswith("/") and {"adapter/adapter_config.json", "model.safetensors", "training.json"} <= names
+
+    # The endpoint serves it: it answers as the evaluation recorded of this very model.
+    recorded = answers[0].answers["tuned"].text
+    served = article.invoke({"inputs": PROMPTS[0], "parameters": {"max_new_tokens": 64, "do_sample": False}})
+    assert served[0]["generated_text"].split()[:2] == recorded.split()[:2]
+    tags = article.sagemaker.list_tags(
+        ResourceArn=article.sagemaker.describe_endpoint(EndpointName="article")["EndpointArn"]
+    )["Tags"]
+    assert {"Key": "model-package", "Value": newest} in tags
+    article.sagemaker.delete_endpoint(EndpointName="article")
 
 
 @pytest.mark.parametrize(("mode", "epochs"), [("instruction", "1"), ("domain", "3")])
