@@ -251,6 +251,7 @@ def rollback_command(
 ) -> None:
     """Go back to the approved package before the one that serves, which is rejected."""
     deployment = deployment_of(environment, as_json)
+    releases.require_endpoint(deployment)
     current = releases.serving(deployment)
     if current is None:
         raise CommandError(
@@ -275,6 +276,7 @@ def rollback_command(
 def endpoints_command(as_json: Json = False, environment: Environment = "dev") -> None:
     """Show what serves: status, package, instances, alarms, and why the last release failed."""
     deployment = deployment_of(environment, as_json)
+    releases.require_endpoint(deployment)
     view = releases.endpoint(deployment)
     if view is None:
         console.print(f"there is no endpoint {deployment.settings.endpoint_name} yet; an approved package makes it")
@@ -362,6 +364,7 @@ def invoke_command(
     """Ask the endpoint; the answer appears as the model writes it."""
     request = invocation.request(prompt, column or [], chat, max_new_tokens, temperature)
     deployment = deployment_of(environment, as_json)
+    releases.require_endpoint(deployment)
     if as_json:
         print(json.dumps(invocation.ask(deployment, request), ensure_ascii=False))
         return

@@ -13,6 +13,16 @@ from cli.console import CommandError
 from pipeline_steps.contract import releases
 
 
+def require_endpoint(deployment: Deployment) -> None:
+    """Raise CommandError where a release is an imported model of Bedrock, which has no endpoint to see, ask or move."""
+    settings = deployment.settings
+    if settings.release.target == "bedrock":
+        raise CommandError(
+            f"release.target is 'bedrock', so {settings.name} has no endpoint; clients name the ARN of an imported model, and go "
+            f"back by naming the one before: aws bedrock list-imported-models --name-contains {settings.name}"
+        )
+
+
 def serving(deployment: Deployment) -> releases.Serving | None:
     """The release that the endpoint (or the component) was last seen to serve, or None without one."""
     settings = deployment.settings

@@ -44,6 +44,13 @@ def test_wrong_input_is_one_message_and_exit_code_1(arguments: list[str], said: 
     assert "Traceback" not in finished.stdout + finished.stderr
 
 
+def test_where_bedrock_serves_there_is_no_endpoint_to_go_back_from(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nbase_model: {name: m}\nrelease: {target: bedrock}\n", encoding="utf-8")
+    finished = finetune("rollback", "--yes", "-e", str(path))
+    assert finished.returncode == 1 and "aws bedrock list-imported-models --name-contains mine" in finished.stdout
+
+
 def test_without_a_running_local_aws_the_way_to_start_one_is_told(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="start it with 'make local'"):
         local_address(tmp_path)
