@@ -3,7 +3,7 @@
 Kept in a folder at an orderly end, and read again at the start: S3 objects (each in a file of its own), stacks, roles, rules,
 schedules, topics, queues, logs, parameters, keys, metrics and alarms of moto; jobs, pipelines, executions with their step
 cache, models, packages and endpoint configurations of SageMaker. Not kept: endpoints and inference components, which are
-processes (an approved package makes them anew), sessions of roles, and the clock that tests have moved.
+processes (an approved package makes them anew), imports into Bedrock, sessions of roles, and the clock that tests have moved.
 
 The state is a pickle of objects of this program and of moto: it is read by the very versions that wrote it, and by no other.
 """
