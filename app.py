@@ -10,6 +10,7 @@ import aws_cdk as cdk
 from config.jumpstart_lock import LockError
 from config.settings import Settings, SettingsError, load
 from stacks.components.step_code import build_zip
+from stacks.network import Network, NetworkStack
 from stacks.operations import OperationsStack
 from stacks.pipeline import PipelineStack
 from stacks.storage import StorageStack
@@ -30,6 +31,11 @@ def build(app: cdk.App, settings: Settings) -> None:
         raise SystemExit(f"error: {error}") from None
 
     storage = StorageStack(app, f"{settings.name}-storage", settings=settings, env=env)
+    network = None
+    if settings.network is not None:
+        network = Network.of_the_user(settings.network)
+        if settings.network.is_created:
+            network = NetworkStack(app, f"{settings.name}-network", settings=settings, key=storage.key, env=env).network
     pipeline = PipelineStack(
         app,
         f"{settings.name}-pipeline",
@@ -38,6 +44,7 @@ def build(app: cdk.App, settings: Settings) -> None:
         artifact_bucket=storage.artifact_bucket,
         key=storage.key,
         step_code_zip=step_code_zip,
+        network=network,
         env=env,
     )
     triggers = TriggersStack(
@@ -45,6 +52,7 @@ def build(app: cdk.App, settings: Settings) -> None:
         f"{settings.name}-triggers",
         settings=settings,
         raw_bucket=storage.raw_bucket,
+        key=storage.key,
         finetune_pipeline=pipeline.finetune_pipeline,
         deploy_pipeline=pipeline.deploy_pipeline,
         monitor_pipeline=pipeline.monitor_pipeline,

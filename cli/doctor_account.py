@@ -17,11 +17,11 @@ Row = tuple[str, Any, str, str]
 STACKS = ("storage", "pipeline", "triggers", "operations")
 BOOTSTRAP_PARAMETER = "/cdk-bootstrap/hnb659fds/version"
 LEAST_BOOTSTRAP = 6  # aws-cdk-lib's templates refuse an older one
-IMAGE = re.compile(r"(?P<registry>\d{12})\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com(\.cn)?/(?P<name>[^:@]+):(?P<tag>.+)")
+IMAGE = re.compile(
+    r"(?P<registry>\d{12})\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com(\.cn)?/(?P<name>[^:@]+)(:(?P<tag>[^@]+)|@(?P<digest>sha256:.+))"
+)
 IMAGE_KEYS = ("ImageUri", "TrainingImage", "Image")
 KMS_KEYS = ("KmsKeyId", "VolumeKmsKeyId", "OutputKmsKeyId")
-# What jobs in a VPC talk to. Without a way there a job hangs until it is stopped.
-VPC_SERVICES = ("s3", "logs", "ecr.api", "ecr.dkr", "sagemaker.api", "sts", "monitoring")
 
 
 def findings(deployment: Deployment, environment: str) -> Iterator[Row]:
@@ -114,7 +114,9 @@ def bootstrap(deployment: Deployment) -> Iterator[Row]:
 def stacks(deployment: Deployment, environment: str) -> Iterator[Row]:
     cloudformation, deploy = deployment.client("cloudformation"), f"make deploy ENVIRONMENT={environment}"
     missing, there = [], []
-    for name in (f"{deployment.settings.name}-{stack}" for stack in STACKS):
+    network = deployment.settings.network
+    wanted = (*STACKS, "network") if network is not None and network.is_created else STACKS
+    for name in (f"{deployment.settings.name}-{stack}" for stack in wanted):
         try:
             status = cloudformation.describe_stacks(StackName=name)["Stacks"][0]["StackStatus"]
         except ClientError as error:
@@ -233,12 +235,11 @@ def images(deployment: Deployment) -> Iterator[Row]:
     for uri in sorted(_texts(_definitions(deployment), IMAGE_KEYS)):
         match = IMAGE.fullmatch(uri)
         if match is None:
-            yield "image", "not checked", f"{uri} is not a tag in ECR", ""
+            yield "image", "not checked", f"{uri} is no image in ECR", ""
             continue
         try:
-            answer = ecr.batch_get_image(
-                registryId=match["registry"], repositoryName=match["name"], imageIds=[{"imageTag": match["tag"]}]
-            )
+            wanted = {"imageTag": match["tag"]} if match["tag"] else {"imageDigest": match["digest"]}
+            answer = ecr.batch_get_image(registryId=match["registry"], repositoryName=match["name"], imageIds=[wanted])
         except ecr.exceptions.RepositoryNotFoundException:
             answer = {"images": []}
         if answer["images"]:
@@ -272,7 +273,7 @@ def kms_keys(deployment: Deployment) -> Iterator[Row]:
 
 
 def vpc_endpoints(deployment: Deployment) -> Iterator[Row]:
-    """For jobs in a VPC: the subnets, and the endpoints through which these reach AWS."""
+    """For jobs in a VPC: the subnets, and the endpoints through which these reach AWS. Without a way a job hangs."""
     subnets = _texts(_definitions(deployment), ("Subnets",))
     if not subnets:
         yield "VPC endpoints", "ok", "no VPC is configured", ""
@@ -288,14 +289,15 @@ def vpc_endpoints(deployment: Deployment) -> Iterator[Row]:
     for vpc in sorted({one["VpcId"] for one in found}):
         pages = ec2.get_paginator("describe_vpc_endpoints").paginate(Filters=[{"Name": "vpc-id", "Values": [vpc]}])
         names = {one["ServiceName"] for page in pages for one in page["VpcEndpoints"]}
-        missing = [name for name in VPC_SERVICES if not any(one.endswith(f".{name}") for one in names)]
+        asked = deployment.settings.asked_services
+        missing = [name for name in asked if not any(one.endswith(f".{name}") for one in names)]
         if missing:
             told = (
                 f"{vpc} has none for {', '.join(missing)}: jobs reach these only through a NAT gateway, if there is one"
             )
             yield "VPC endpoints", "warning", told, "add the endpoints, or a route through a NAT gateway"
         else:
-            yield "VPC endpoints", "ok", f"{vpc}: {', '.join(VPC_SERVICES)}", ""
+            yield "VPC endpoints", "ok", f"{vpc}: {', '.join(asked)}", ""
 
 
 def _definitions(deployment: Deployment) -> list[Any]:

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from cli.aws import Deployment
 from cli.console import CommandError
 from config.settings import DatasetSettings, GateSettings, ReleaseSettings, TrainingSettings
+from pipeline_steps.contract import instances
 
 GROUPS: tuple[type[BaseModel], ...] = (TrainingSettings, GateSettings, DatasetSettings, ReleaseSettings)
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
@@ -100,6 +101,10 @@ def _beyond_limits(deployment: Deployment, name: str, value: Any) -> Iterator[st
             for problem in error.errors():
                 yield f"{name} is {value!r}; {problem['msg'][:1].lower()}{problem['msg'][1:]}"
             return
+    if name == "TrainingInstanceType":
+        configured = deployment.settings.training.instance_type
+        if refused := instances.refused_volumes(value, not instances.has_local_storage(configured)):
+            yield refused
     if name.endswith("InstanceType"):
         types = deployment.sagemaker.meta.service_model.shape_for("TrainingInstanceType").enum
         if value not in types:

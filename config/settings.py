@@ -1,11 +1,10 @@
 """The settings of one deployment: frozen, typed, checked together before anything is built.
 
-A file under config/ (local.yaml, dev.yaml, prod.yaml) holds values only; this module says what they mean,
+A file under config/ (local.yaml, dev.yaml, prod.yaml, private.yaml) holds values only; this module says what they mean,
 in which unit and within which limits. `load` reports every problem of a file at once.
 """
 
 import difflib
-import re
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -14,6 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 InstanceType = Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9-]+$")]
+ImageUri = Annotated[
+    str,
+    Field(
+        pattern=r"^\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com(\.cn)?/[a-z0-9._/-]+(:[A-Za-z0-9._-]+|@sha256:[0-9a-f]{64})$",
+        description="in Amazon ECR, by tag or by digest",
+    ),
+]
 TuningMode = Literal["instruction", "domain", "chat"]
 PersonalDataPolicy = Literal["report", "redact", "fail"]
 PrepareEngine = Literal["instances", "ray"]
@@ -25,6 +31,9 @@ ReleaseShape = Literal["variant", "inference_components"]
 Serve = Literal["merged", "adapter"]
 ReleaseTarget = Literal["sagemaker", "bedrock"]
 Overlap = Literal["wait", "refuse"]
+VpcId = Annotated[str, Field(pattern=r"^(create|vpc-[0-9a-f]{8,17})$")]
+SubnetId = Annotated[str, Field(pattern=r"^subnet-[0-9a-f]{8,17}$")]
+SecurityGroupId = Annotated[str, Field(pattern=r"^sg-[0-9a-f]{8,17}$")]
 AlarmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,254}$")]
 
 
@@ -37,15 +46,6 @@ OF_ANY_TRAINING = {
 OF_ANY_RELEASE = {"approval_status", "kept_releases", "max_total_tokens", "max_update_minutes", "target"}
 BEDROCK_REGIONS = ("eu-central-1", "us-east-1", "us-east-2", "us-west-2")  # those of custom model import
 ALARM_PERIOD_SECONDS = 60  # AWS publishes an endpoint's metrics once a minute
-
-
-# Instance families with disks of their own, which their hardware encrypts: SageMaker refuses a key of ours for them.
-LOCAL_STORAGE = re.compile(r"ml\.(g4dn|g5|g6|g6e|gr6|p3dn|p4de?|p5(e|en)?|p6\S*|trn\d\w*|[cmrx]\d\w*d\w*)\.")
-
-
-def has_local_storage(instance_type: str) -> bool:
-    """Whether the volumes of an instance type are encrypted by its hardware, and by no key of the customer's."""
-    return LOCAL_STORAGE.match(instance_type) is not None
 
 
 class SettingsError(ValueError):
@@ -64,11 +64,11 @@ class Images(Group):
     training_transformers_version: str = "5.3.0"
     training_pytorch_version: str = "2.9.0"
     serving_version: str = Field(default="0.36.0", description="DJL LMI (vLLM inside)")
-    training_image_uri: str | None = Field(
+    training_image_uri: ImageUri | None = Field(
         default=None,
         description="image of the jobs instead of AWS's training image: its packages and more, such as mlflow or flash-attn",
     )
-    prepare_image_uri: str | None = Field(
+    prepare_image_uri: ImageUri | None = Field(
         default=None,
         description="image of PrepareData where it is not the training image: the ray engine needs Ray in it",
     )
@@ -504,6 +504,41 @@ class OperationsSettings(Group):
     )
 
 
+class NetworkSettings(Group):
+    """Where jobs and models have their network interfaces. Without this group their hosts reach AWS over its public endpoints."""
+
+    vpc: VpcId = Field(
+        description="create: a VPC without a way to the internet, with endpoints for what is asked; or the id of one of yours"
+    )
+    subnet_ids: list[SubnetId] = Field(
+        default=[], max_length=16, description="of your VPC: private ones, with two free addresses for each instance"
+    )
+    security_group_ids: list[SecurityGroupId] = Field(
+        default=[], max_length=5, description="of your VPC; members of one must reach each other, and AWS on port 443"
+    )
+
+    @property
+    def is_created(self) -> bool:
+        return self.vpc == "create"
+
+    @model_validator(mode="after")
+    def names_what_is_the_users(self) -> "NetworkSettings":
+        given = {"subnet_ids": self.subnet_ids, "security_group_ids": self.security_group_ids}
+        problems = []
+        for name, ids in given.items():
+            if self.is_created and ids:
+                problems.append(
+                    f"{name} is {ids} but vpc is 'create', which makes its own: remove it, or set vpc to the id of theirs"
+                )
+            elif not self.is_created and not ids:
+                problems.append(f"{name} is missing; vpc is {self.vpc!r}: name those of it that jobs are to use")
+            if len(set(ids)) < len(ids):
+                problems.append(f"{name} is {ids}; name each once")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
 class JumpStartSettings(Group):
     """The model that JumpStart trains, with `backend: jumpstart`; docs/from-jumpstart.md explains it."""
 
@@ -529,6 +564,7 @@ class Settings(Group):
     )
     region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")] = "us-east-1"
     keep_data: bool = Field(default=True, description="buckets and models outlive a deleted stack")
+    network: NetworkSettings | None = None
     backend: Backend = Field(
         default="pipeline_steps", description="who trains: FineTune's own code, or JumpStart's image and script"
     )
@@ -573,6 +609,30 @@ class Settings(Group):
     @property
     def model_package_group_name(self) -> str:
         return self.name
+
+    @property
+    def asked_services(self) -> dict[str, str]:
+        """What jobs ask over the network, by the name that its VPC endpoint has -> who asks, and what.
+
+        Images and logs are not among it: SageMaker's hosts move them outside of the VPC.
+        """
+        asked = {
+            "s3": "every job and every model: its files",
+            "sagemaker.api": "PrepareData: trained models and other runs; Deploy: the release",
+        }
+        if self.release.target == "bedrock":
+            asked["bedrock"] = "Deploy: imports the model"
+        else:
+            asked |= {
+                "sagemaker.runtime": "Deploy: asks the endpoint",
+                "monitoring": "Deploy: alarms of a release; Monitor: metrics of the traffic",
+                "application-autoscaling": "Deploy: instances of the endpoint",
+            }
+        if self.gate.judge_model_id:
+            asked["bedrock-runtime"] = "Evaluate: the judge"
+        if self.training.mlflow_server:
+            asked["experiments"] = "FineTune: the MLflow server"
+        return asked
 
     @model_validator(mode="after")
     def what_was_trained_can_be_asked(self) -> "Settings":

@@ -19,7 +19,7 @@ from moto.s3.models import s3_backends
 from moto.sns.models import sns_backends
 from moto.sqs.models import sqs_backends
 
-from local_aws import policies
+from local_aws import networks, policies
 from local_aws.policies import Call, Context, Statement
 from local_aws.settings import Settings
 
@@ -30,10 +30,14 @@ RESOURCE_POLICY_DECIDES = ("kms", "sts")
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls: a role's ARN, or a service. `name` is the job, endpoint or execution that acts as the role."""
+    """Who calls: a role's ARN, or a service. `name` is the job, endpoint or execution that acts as the role.
+
+    `subnets` are those of the host that calls, if it is in a VPC.
+    """
 
     principal: str
     name: str = ""
+    subnets: tuple[str, ...] = ()
 
     @property
     def arn(self) -> str:
@@ -98,10 +102,29 @@ def authorize(caller: Caller, action: str, resource: str, context: Context | Non
     """Raise AccessDenied unless the policies allow the call; what they allow is recorded."""
     if caller == ADMINISTRATOR:
         return
+    is_role = caller.principal.startswith("arn:")
+    call = _call(caller, action, resource, context)
+    grants = _grants(caller, call, is_role)
+    key = (call.principal, action, resource, json.dumps(call.context, sort_keys=True))
+    with _lock:
+        if key not in _records and len(_records) >= MOST_RECORDS:
+            return
+        record = _records.setdefault(key, Record(call, grants, []))
+        record.count += 1
+        if caller.name not in record.names:
+            record.names.append(caller.name)
+
+
+def require_way(caller: Caller, service: str, action: str, resource: str, context: Context | None = None) -> None:
+    """Raise networks.NoWay unless the caller's host reaches the service (botocore's name) with this call."""
+    networks.require_way(caller.subnets, service, _call(caller, action, resource, context))
+
+
+def _call(caller: Caller, action: str, resource: str, context: Context | None) -> Call:
     own_account = {"aws:PrincipalAccount": _settings.account, "aws:PrincipalArn": caller.principal}
     of_service = {"aws:PrincipalIsAWSService": "true", "aws:SourceAccount": _settings.account}
     is_role = caller.principal.startswith("arn:")
-    call = Call(
+    return Call(
         caller.principal,
         action,
         resource,
@@ -114,15 +137,6 @@ def authorize(caller: Caller, action: str, resource: str, context: Context | Non
             **(context or {}),
         },
     )
-    grants = _grants(caller, call, is_role)
-    key = (call.principal, action, resource, json.dumps(call.context, sort_keys=True))
-    with _lock:
-        if key not in _records and len(_records) >= MOST_RECORDS:
-            return
-        record = _records.setdefault(key, Record(call, grants, []))
-        record.count += 1
-        if caller.name not in record.names:
-            record.names.append(caller.name)
 
 
 def allowed(caller: Caller, action: str, resource: str) -> bool:

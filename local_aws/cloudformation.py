@@ -16,7 +16,7 @@ from moto.core.common_models import CloudFormationModel
 from moto.iam.access_control import PermissionResult
 from moto.s3.models import FakeBucket
 
-from local_aws import operations_types, serving_types, stack_changes
+from local_aws import network_types, operations_types, serving_types, stack_changes
 from local_aws.events import client
 from local_aws.settings import Settings
 
@@ -286,8 +286,84 @@ def _type(
     return ResourceType(name, name_property, frozenset(properties.split()), put, delete, frozenset(replaced_by.split()))
 
 
-MODEL_PROPERTIES = "PrimaryContainer Containers ExecutionRoleArn EnableNetworkIsolation"
-CONFIG_PROPERTIES = "ProductionVariants DataCaptureConfig ExecutionRoleArn EnableNetworkIsolation"
+MODEL_PROPERTIES = "PrimaryContainer Containers ExecutionRoleArn EnableNetworkIsolation VpcConfig"
+CONFIG_PROPERTIES = "ProductionVariants DataCaptureConfig ExecutionRoleArn EnableNetworkIsolation VpcConfig KmsKeyId"
+NETWORK_TYPES = [
+    _type(
+        "AWS::EC2::VPC",
+        "",
+        "CidrBlock EnableDnsSupport EnableDnsHostnames Tags",
+        lambda *made: Resource(*network_types.put_vpc(*made)),
+        lambda id_, _: network_types.delete_vpc(id_),
+        "CidrBlock",
+    ),
+    _type(
+        "AWS::EC2::Subnet",
+        "",
+        "VpcId CidrBlock AvailabilityZone MapPublicIpOnLaunch Tags",
+        lambda *made: Resource(*network_types.put_subnet(*made)),
+        lambda id_, _: network_types.delete_subnet(id_),
+        "VpcId CidrBlock AvailabilityZone",
+    ),
+    _type(
+        "AWS::EC2::RouteTable",
+        "",
+        "VpcId Tags",
+        lambda *made: Resource(*network_types.put_route_table(*made)),
+        lambda id_, _: network_types.delete_route_table(id_),
+        "VpcId",
+    ),
+    _type(
+        "AWS::EC2::SubnetRouteTableAssociation",
+        "",
+        "SubnetId RouteTableId",
+        lambda _, properties, exists: Resource(*network_types.put_association(properties)),
+        lambda id_, _: network_types.delete_association(id_),
+        "SubnetId RouteTableId",
+    ),
+    _type(
+        "AWS::EC2::SecurityGroup",
+        "GroupName",
+        "GroupName GroupDescription VpcId SecurityGroupIngress SecurityGroupEgress Tags",
+        lambda *made: Resource(*network_types.put_security_group(*made)),
+        lambda id_, _: network_types.delete_security_group(id_),
+        "GroupDescription VpcId SecurityGroupIngress SecurityGroupEgress",
+    ),
+    *(
+        _type(
+            f"AWS::EC2::SecurityGroup{direction}",
+            "",
+            f"{network_types.RULE_PROPERTIES} {peer}",
+            lambda _, properties, exists, direction=direction: Resource(*network_types.put_rule(direction, properties)),
+            lambda _, properties, direction=direction: network_types.delete_rule(direction, properties),
+            f"{network_types.RULE_PROPERTIES} {peer}",
+        )
+        for direction, peer in (("Ingress", "SourceSecurityGroupId"), ("Egress", "DestinationSecurityGroupId"))
+    ),
+    _type(
+        "AWS::EC2::VPCEndpoint",
+        "",
+        "VpcId ServiceName VpcEndpointType RouteTableIds SubnetIds SecurityGroupIds PrivateDnsEnabled PolicyDocument Tags",
+        lambda *made: Resource(*network_types.put_endpoint(*made)),
+        lambda id_, _: network_types.delete_endpoint(id_),
+        "VpcId ServiceName VpcEndpointType RouteTableIds SubnetIds SecurityGroupIds PrivateDnsEnabled",
+    ),
+    _type(
+        "AWS::EC2::FlowLog",
+        "",
+        "ResourceId ResourceType TrafficType LogDestinationType LogGroupName DeliverLogsPermissionArn Tags",
+        lambda *made: Resource(*network_types.put_flow_log(*made)),
+        lambda id_, _: network_types.delete_flow_log(id_),
+        "ResourceId ResourceType TrafficType LogDestinationType LogGroupName DeliverLogsPermissionArn",
+    ),
+    _type(
+        "AWS::Logs::LogGroup",
+        "LogGroupName",
+        "LogGroupName KmsKeyId RetentionInDays Tags",
+        lambda *made: Resource(*network_types.put_log_group(*made)),
+        lambda id_, _: network_types.delete_log_group(id_),
+    ),
+]
 TYPES = [
     _type(
         "AWS::S3::Bucket",
@@ -385,6 +461,7 @@ TYPES = [
         put_alarm,
         lambda id_, _: client("cloudwatch").delete_alarms(AlarmNames=[id_]),
     ),
+    *NETWORK_TYPES,
     _serving_type("Model", MODEL_PROPERTIES, f"{MODEL_PROPERTIES} Tags"),
     _serving_type("EndpointConfig", CONFIG_PROPERTIES, f"{CONFIG_PROPERTIES} Tags"),
     _serving_type(

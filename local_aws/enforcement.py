@@ -1,7 +1,7 @@
 """Every request that a role signs is authorized before moto, or one of our rooms, answers it."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import unquote
 from xml.sax.saxutils import unescape
@@ -14,6 +14,7 @@ from moto.s3.responses import S3Response
 
 from local_aws import authorization, request_actions
 from local_aws.authorization import AccessDenied, Caller
+from local_aws.networks import NoWay
 from local_aws.request_actions import Place, UnknownRequest, Wanted, s3_list, s3_object
 from local_aws.sagemaker_api import json_body
 from local_aws.settings import Settings
@@ -29,8 +30,8 @@ class S3AccessDenied(S3ClientError):  # type: ignore[misc]
 
     code = 403
 
-    def __init__(self, message: str) -> None:
-        super().__init__("AccessDenied", message)
+    def __init__(self, message: str, code: str = "AccessDenied") -> None:
+        super().__init__(code, message)
 
 
 def install(settings: Settings) -> None:
@@ -42,10 +43,17 @@ def install(settings: Settings) -> None:
 
 
 def authorize_invocation(headers: dict[str, str], endpoint: str) -> None:
-    """Raise AccessDenied unless the signer of a runtime request may invoke the endpoint (and component)."""
+    """Raise AccessDenied or NoWay unless the signer of a runtime request may invoke the endpoint (and component)."""
     caller = authorization.caller_in(headers.get("authorization", ""))
     component = headers.get("x-amzn-sagemaker-inference-component", "")
-    for one in request_actions.invoke_endpoint(endpoint, component, _place()):
+    _require(caller, "sagemaker-runtime", request_actions.invoke_endpoint(endpoint, component, _place()))
+
+
+def _require(caller: Caller, service: str, wanted: Iterable[Wanted]) -> None:
+    """Raise NoWay unless the request, which is the first of what it needs, reaches its service; AccessDenied for each."""
+    for number, one in enumerate(wanted):
+        if number == 0:
+            authorization.require_way(caller, service, one.action, one.resource, one.context)
         authorization.authorize(caller, one.action, one.resource, one.context)
 
 
@@ -59,9 +67,9 @@ def _authorized(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
         if caller != authorization.ADMINISTRATOR:
             service, operation = str(self.boto3_service_name), str(self._get_action())
             try:
-                for one in request_actions.wanted(service, operation, _params(self, service), _place()):
-                    authorization.authorize(caller, one.action, one.resource, one.context)
-            except (AccessDenied, UnknownRequest) as error:
+                wanted = request_actions.wanted(service, operation, _params(self, service), _place())
+                _require(caller, service, wanted)
+            except (AccessDenied, NoWay, UnknownRequest) as error:
                 return _refusal(self, service, error)
         return original(self)
 
@@ -79,6 +87,8 @@ def _params(response: Any, service: str) -> dict[str, Any]:
 
 def _refusal(response: Any, service: str, error: Exception) -> Any:
     code = "AccessDenied" if service in PLAIN_CODE else "AccessDeniedException"
+    if isinstance(error, NoWay):
+        code = error.code
     # moto finds the service that an error belongs to by the module of its class.
     kind = type(code, (ServiceException,), {"__module__": type(response).__module__, "code": code})
     refusal = kind(str(error))
@@ -91,10 +101,9 @@ def _authorize_s3(self: Any, bucket_name: str | None = None, key_name: str | Non
     if caller == authorization.ADMINISTRATOR:
         return
     try:
-        for one in _s3_wanted(self, caller, bucket_name or "", key_name):
-            authorization.authorize(caller, one.action, one.resource, one.context)
-    except AccessDenied as error:
-        raise S3AccessDenied(str(error)) from None
+        _require(caller, "s3", _s3_wanted(self, caller, bucket_name or "", key_name))
+    except (AccessDenied, NoWay) as error:
+        raise S3AccessDenied(str(error), error.code) from None
 
 
 def _s3_wanted(request: Any, caller: Caller, bucket: str, key: str | None) -> Iterator[Wanted]:

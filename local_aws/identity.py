@@ -37,16 +37,16 @@ def check(role_arn: str, service: str) -> None:
         ) from None
 
 
-def assume(role_arn: str, service: str, name: str = "") -> dict[str, str]:
+def assume(role_arn: str, service: str, name: str = "", subnets: tuple[str, ...] = ()) -> dict[str, str]:
     """Temporary credentials of the role for `service` (such as sagemaker.amazonaws.com), as environment variables.
 
-    `name` says what acts as the role: a job, an endpoint. Raises RoleError as `check` does.
+    `name` says what acts as the role: a job, an endpoint; `subnets` where its host is in a VPC. Raises RoleError as `check` does.
     """
     check(role_arn, service)
     session = sts_backends[_settings.account]["aws"].assume_role(
         _settings.region, name or service.split(".")[0], role_arn, "", SESSION_SECONDS, ""
     )
-    authorization.open_session(session.access_key_id, Caller(role_arn, name))
+    authorization.open_session(session.access_key_id, Caller(role_arn, name, subnets))
     return {
         "AWS_ACCESS_KEY_ID": session.access_key_id,
         "AWS_SECRET_ACCESS_KEY": session.secret_access_key,

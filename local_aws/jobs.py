@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from local_aws import identity, role_use
+from local_aws import identity, networks, role_use
 from local_aws.authorization import Caller
 from local_aws.containers import (
     HOST_NAME,
@@ -116,7 +116,14 @@ class Job:
     @property
     def caller(self) -> Caller:
         """The job as who calls: its role."""
-        return Caller(self.record["RoleArn"], self.name)
+        return Caller(self.record["RoleArn"], self.name, networks.subnets_of(self.vpc))
+
+    @property
+    def vpc(self) -> dict[str, Any] | None:
+        """VpcConfig: where the hosts' network interfaces are."""
+        config = self.record.get("NetworkConfig", {}) if self.kind == "Processing" else self.record
+        found: dict[str, Any] | None = config.get("VpcConfig")
+        return found
 
     @property
     def status(self) -> str:
@@ -363,9 +370,9 @@ class Jobs:
         settings, record = self._service.settings, job.record
         place = Place(settings.region, settings.account)
         if job.kind == "Processing":
-            image, vpc = record["AppSpecification"]["ImageUri"], record.get("NetworkConfig", {}).get("VpcConfig")
+            image = record["AppSpecification"]["ImageUri"]
         else:
-            image, vpc = record["AlgorithmSpecification"].get("TrainingImage", ""), record.get("VpcConfig")
+            image = record["AlgorithmSpecification"].get("TrainingImage", "")
         streams = [f"{job.name}/{host}" for host in job.hosts]
         logs = role_use.of_logs(place, f"/aws/sagemaker/{job.kind}Jobs", streams)
         if job.kind == "Processing":
@@ -373,7 +380,7 @@ class Jobs:
         else:
             volume, output = record["ResourceConfig"], record["OutputDataConfig"]
         keys = role_use.of_keys(volume.get("VolumeKmsKeyId"), output.get("KmsKeyId"))
-        uses = [*role_use.of_network(place, vpc), *keys, *role_use.of_image(image), *logs]
+        uses = [*role_use.of_network(place, job.vpc), *keys, *role_use.of_image(image), *logs]
         role_use.require(job.caller, uses)
 
     @staticmethod
@@ -567,7 +574,7 @@ class Jobs:
         if not isolated:  # with network isolation SageMaker gives a container no credentials either
             environment |= {
                 "AWS_ENDPOINT_URL": settings.url,
-                **identity.assume(job.record["RoleArn"], PRINCIPAL, job.name),
+                **identity.assume(job.record["RoleArn"], PRINCIPAL, job.name, job.caller.subnets),
             }
         environment |= job.record.get("Environment", {})
         last_lines = dict.fromkeys(job.hosts, "")
@@ -859,6 +866,7 @@ def _unsupported_in_processing(request: Request) -> list[str]:
     problems = _too_many_hosts(f"{where}.InstanceCount", cluster["InstanceCount"])
     volume_key = cluster.get("VolumeKmsKeyId")
     problems += role_use.refused_volume_key(f"{where}.VolumeKmsKeyId", cluster["InstanceType"], volume_key)
+    problems += networks.problems("NetworkConfig.VpcConfig", request.get("NetworkConfig", {}).get("VpcConfig"))
     for item in request.get("ProcessingInputs", []):
         if "S3Input" not in item:
             problems.append(f"ProcessingInputs '{item['InputName']}' has no S3Input; local AWS reads from S3 only")
@@ -905,6 +913,7 @@ def _unsupported_in_training(request: Request) -> list[str]:
     problems += _too_many_hosts("ResourceConfig.InstanceCount", count)
     instance_type, volume_key = str(resources.get("InstanceType")), resources.get("VolumeKmsKeyId")
     problems += role_use.refused_volume_key("ResourceConfig.VolumeKmsKeyId", instance_type, volume_key)
+    problems += networks.problems("VpcConfig", request.get("VpcConfig"))
     if "StoppingCondition" not in request:
         problems.append("StoppingCondition is missing")
     problems += _problems_of_spot(request)

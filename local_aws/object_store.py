@@ -24,6 +24,7 @@ from moto.s3.models import FakeKey, S3Backend, s3_backends
 from local_aws import authorization
 from local_aws.authorization import ADMINISTRATOR, AccessDenied, Caller
 from local_aws.enforcement import key_wanted
+from local_aws.networks import NoWay
 from local_aws.request_actions import Wanted, s3_list, s3_object
 from local_aws.service_faults import TRANSFER_ATTEMPTS, ServiceFault, faults
 from local_aws.settings import Settings
@@ -207,11 +208,13 @@ class ObjectStore:
 
     @staticmethod
     def _authorize(caller: Caller, wanted: list[Wanted]) -> None:
-        for one in wanted:
-            try:
+        first = wanted[0]
+        try:
+            authorization.require_way(caller, "s3", first.action, first.resource, first.context)
+            for one in wanted:
                 authorization.authorize(caller, one.action, one.resource, one.context)
-            except AccessDenied as error:
-                raise ObjectStoreError(f"ClientError: AccessDenied: {error}") from None
+        except (AccessDenied, NoWay) as error:
+            raise ObjectStoreError(f"ClientError: {error.code}: {error}") from None
 
     def _objects(self, bucket: str) -> dict[str, FakeKey]:
         """The bucket's current objects by key; nothing if there is no such bucket."""

@@ -4,6 +4,7 @@ import copy
 import json
 from typing import Any
 
+from local_aws import networks, role_use
 from local_aws.sagemaker_api import (
     ConflictException,
     Request,
@@ -50,6 +51,7 @@ class Registry:
         problems = _container_problems(containers[0], "Container")
         if ("Image" in containers[0]) == ("ModelPackageName" in containers[0]):
             problems.append("Container needs one of Image and ModelPackageName")
+        problems += networks.problems("VpcConfig", request.get("VpcConfig"))
         if problems:
             raise ValidationException("; ".join(problems))
         if "ModelPackageName" in containers[0]:
@@ -252,6 +254,12 @@ class Registry:
                 "ExecutionRoleArn is required for endpoint configurations whose production variants have no ModelName "
                 "(they hold inference components)"
             )
+        problems = networks.problems("VpcConfig", request.get("VpcConfig"))
+        for variant in variants:
+            key, instance_type = request.get("KmsKeyId"), str(variant.get("InstanceType"))
+            problems += role_use.refused_volume_key("KmsKeyId", instance_type, key)
+        if problems:
+            raise ValidationException("; ".join(problems))
         if "ExecutionRoleArn" in request:
             self._service.check_role(request["ExecutionRoleArn"])
         for variant in variants:

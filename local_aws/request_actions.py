@@ -120,8 +120,13 @@ def _of_a_thing(operation: str, params: Params, place: Place) -> list[Wanted]:
 
 
 def _sagemaker_context(params: Params) -> Context:
-    status = params.get("ModelApprovalStatus")
-    return {"sagemaker:ModelApprovalStatus": str(status)} if status else {}
+    context: dict[str, str | list[str]] = {}
+    if status := params.get("ModelApprovalStatus"):
+        context["sagemaker:ModelApprovalStatus"] = str(status)
+    if vpc := params.get("VpcConfig") or params.get("NetworkConfig", {}).get("VpcConfig"):
+        context["sagemaker:VpcSubnets"] = [str(one) for one in vpc["Subnets"]]
+        context["sagemaker:VpcSecurityGroupIds"] = [str(one) for one in vpc["SecurityGroupIds"]]
+    return context
 
 
 def invoke_endpoint(endpoint: str, component: str, place: Place) -> list[Wanted]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from local_aws import authorization
+from local_aws import authorization, networks
 from local_aws.authorization import AccessDenied, Caller
 from local_aws.request_actions import Place, Wanted
 
@@ -86,6 +86,7 @@ def of_network(place: Place, vpc: dict[str, Any] | None) -> list[Wanted]:
     """Putting network interfaces into a VPC, and taking them out again."""
     if not vpc:
         return []
+    of_the_vpc = {"ec2:Vpc": place.arn("ec2", f"vpc/{networks.vpc_of(vpc['Subnets'][0])}")}
     resources = [
         place.arn("ec2", "network-interface/*"),
         *(place.arn("ec2", f"subnet/{one}") for one in vpc["Subnets"]),
@@ -93,7 +94,7 @@ def of_network(place: Place, vpc: dict[str, Any] | None) -> list[Wanted]:
     ]
     interface = resources[:1]
     return [
-        *(Wanted("ec2:CreateNetworkInterface", one) for one in resources),
-        *(Wanted(f"ec2:{action}", one) for action in NETWORK_ACTIONS[1:] for one in interface),
+        *(Wanted("ec2:CreateNetworkInterface", one, of_the_vpc) for one in resources),
+        *(Wanted(f"ec2:{action}", one, of_the_vpc) for action in NETWORK_ACTIONS[1:] for one in interface),
         *(Wanted(f"ec2:{action}", "*") for action in NETWORK_READS),
     ]

@@ -12,6 +12,7 @@ from typing import Any
 from local_aws import enforcement
 from local_aws.authorization import AccessDenied
 from local_aws.endpoint_router import Router, StreamedAnswer, error_answer
+from local_aws.networks import NoWay
 from local_aws.serving_process import Answer
 
 PATH = re.compile(r"/endpoints/([^/]+)/(invocations|invocations-response-stream|async-invocations)$")
@@ -50,6 +51,8 @@ def _reply(router: Router, name: str, operation: str, environment: dict[str, Any
         enforcement.authorize_invocation(headers, name)
     except AccessDenied as error:
         return error_answer(403, "AccessDeniedException", str(error))
+    except NoWay as error:
+        return error_answer(403, error.code, str(error))
     if operation == "invocations":
         return router.invoke(name, body, headers)
     if operation == "invocations-response-stream":

@@ -60,6 +60,7 @@ def serve(
         identity,
         limits,
         metrics,
+        networks,
         runtime,
         sagemaker,
         scheduler,
@@ -80,6 +81,7 @@ def serve(
     settings = Settings(root, images, server.port, region, ACCOUNT, url, time_factor, hidden)
     os.environ["MOTO_PORT"] = str(server.port)
     authorization.install(settings)
+    networks.install(settings)
     enforcement.install(settings)
     identity.install(settings)
     events.install(settings)

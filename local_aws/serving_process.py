@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from local_aws import identity, role_use
+from local_aws import identity, networks, role_use
 from local_aws.authorization import ADMINISTRATOR, Caller
 from local_aws.containers import Container, ContainerError, ContainerSpec, LogStream, image_folder
 from local_aws.faults import Faults
@@ -121,7 +121,9 @@ class ServingProcess:
     @property
     def _caller(self) -> Caller:
         """The model as who calls: its role; a model without one has nothing that needs it."""
-        return Caller(self.served.role, self.served.endpoint) if self.served.role else ADMINISTRATOR
+        if not self.served.role:
+            return ADMINISTRATOR
+        return Caller(self.served.role, self.served.endpoint, networks.subnets_of(self.served.vpc))
 
     def _use_role(self) -> None:
         """What SageMaker does with the model's role before its container starts. Raises RoleUseDenied."""
@@ -227,7 +229,7 @@ class ServingProcess:
         elif self.served.role:
             environment |= {
                 "AWS_ENDPOINT_URL": settings.url,
-                **identity.assume(self.served.role, PRINCIPAL, self.served.endpoint),
+                **identity.assume(self.served.role, PRINCIPAL, self.served.endpoint, self._caller.subnets),
             }
         stream = LogStream(self._log_group, self._log_stream, settings.account, settings.region)
         spec = ContainerSpec(

@@ -46,6 +46,7 @@ def install() -> None:
     CloudFormationResponse.describe_change_set = _answer_describe
     CloudFormationResponse.delete_change_set = _answer_delete
     parsing.ResourceMap.update = _update_resources
+    parsing.ResourceMap.delete = _delete_resources
     parsing.parse_and_create_resource = _named(parsing.parse_and_create_resource)
     parsing.parse_and_update_resource = _named(_update_or_refuse(parsing.parse_and_update_resource))
 
@@ -306,6 +307,29 @@ def _update_resources(self: Any, template: dict[str, Any], parameters: dict[str,
             except Exception:
                 # As AWS: the update has succeeded; what could not be cleaned up is left, and told.
                 log.exception("%s (%s) could not be deleted and is left", name, resource_json["Type"])
+
+
+def _delete_resources(self: Any) -> None:
+    """Delete all but what is to be retained, newest first; what cannot go yet is tried again when the others are gone."""
+    left = [
+        name
+        for name in reversed(list(self._parsed_resources))
+        if isinstance(self._parsed_resources[name], CloudFormationModel)
+        and self._resource_json_map[name].get("DeletionPolicy") != "Retain"
+    ]
+    failure: Exception | None = None
+    while left:
+        again = []
+        for name in left:
+            try:
+                self._delete_resource(self._parsed_resources[name], self._resource_json_map[name])
+                del self._parsed_resources[name]
+            except Exception as error:  # of any service
+                again.append(name)
+                failure = error
+        if len(again) == len(left) and failure is not None:
+            raise failure
+        left = again
 
 
 def _named(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
 """What local AWS keeps from one start to the next, by option: everything that is state, and nothing that is a process.
 
 Kept in a folder at an orderly end, and read again at the start: S3 objects (each in a file of its own), stacks, roles, rules,
-schedules, topics, queues, logs, parameters, keys, metrics and alarms of moto; jobs, pipelines, executions with their step
+schedules, topics, queues, logs, parameters, keys, networks, metrics and alarms of moto; jobs, pipelines, executions with their step
 cache, models, packages and endpoint configurations of SageMaker. Not kept: endpoints and inference components, which are
 processes (an approved package makes them anew), imports into Bedrock, sessions of roles, and the clock that tests have moved.
 
@@ -36,6 +36,7 @@ SERVICES = (
     "budgets",
     "cloudformation",
     "cloudwatch",
+    "ec2",
     "ecr",
     "events",
     "iam",

@@ -24,7 +24,7 @@ from sagemaker.mlops.workflow.fail_step import FailStep
 from sagemaker.mlops.workflow.steps import StepTypeEnum
 
 from config import jumpstart_lock
-from config.settings import ApprovalStatus, PeftType, Settings, TrainingSettings, TuningMode, has_local_storage
+from config.settings import ApprovalStatus, PeftType, Settings, TrainingSettings, TuningMode
 from pipeline import gates
 from pipeline.sdk import (
     CACHE_FOR_30_DAYS,
@@ -34,7 +34,7 @@ from pipeline.sdk import (
     serving_image,
     training_image,
 )
-from pipeline_steps.contract import files, releases
+from pipeline_steps.contract import files, instances, releases
 from pipeline_steps.contract.comparison import Sampling
 from pipeline_steps.contract.hyperparameters import Hyperparameters
 
@@ -51,11 +51,18 @@ RESOURCES = (
     "ServingRole",
     "BedrockRole",
     "Key",
+    "Subnet1",
+    "Subnet2",
+    "SecurityGroup",
 )
 
 Value: TypeAlias = str | PipelineVariable
 
+has_local_storage = instances.has_local_storage  # the stacks ask it too
+
 KEY = "${Key}"  # ARN of the KMS key
+CREATED_SUBNETS = ("Subnet1", "Subnet2")  # of a VPC that the stacks make, one in each of two zones
+CREATED_SECURITY_GROUP = "SecurityGroup"
 CODE_URI = "s3://${CodeBucket}/${CodeKey}"
 PROCESSING_CODE = "/opt/ml/processing/input/code"
 TRAINING_CODE = "/opt/ml/input/data/code"
@@ -265,6 +272,7 @@ def prepare_data(settings: Settings, parameters: Parameters) -> RequestStep:
             "--base_model_uri", base_model_uri(settings),
             "--instance_type", parameters.training_instance_type,
             "--instance_count", parameters.training_instance_count.to_string(),
+            "--volume_key", str(bool(volume_key(settings.training.instance_type))),
             *(["--peft_type", parameters.peft_type] if parameters.peft_type else []),
             "--epoch", parameters.epoch.to_string(),
             "--publish_to", "s3://${ArtifactBucket}/datasets",
@@ -365,6 +373,7 @@ def training_request(settings: Settings, parameters: Parameters) -> Request:
         # Tracking on a server is the one thing that a training says to anybody.
         "EnableNetworkIsolation": training.mlflow_server is None,
         "EnableInterContainerTrafficEncryption": True,
+        **vpc_config(settings),
         "Tags": job_tags(settings),
     }
     if training.keep_alive_minutes:
@@ -574,6 +583,8 @@ def to_endpoint(settings: Settings, model_package_arn: Value) -> list[Value]:
         "--max_lora_rank", str(max_lora_rank(settings)),
         "--captured_to", "s3://${ArtifactBucket}/captured",
         "--captured_percent", str(settings.monitoring.captured_percent if settings.monitoring.enabled else 0),
+        *network_flags(settings),
+        *(["--volume_key", KEY] if not has_local_storage(settings.release.instance_type) else []),
         *settings.release.flags(),
     ]  # fmt: skip
 
@@ -710,7 +721,11 @@ def processing_request(
             ],
             "KmsKeyId": KEY,
         },
-        "NetworkConfig": {"EnableNetworkIsolation": isolated},
+        "NetworkConfig": {
+            "EnableNetworkIsolation": isolated,
+            **({"EnableInterContainerTrafficEncryption": True} if instance_count > 1 else {}),
+            **vpc_config(settings),
+        },
         "StoppingCondition": {"MaxRuntimeInSeconds": int((settings.processing.max_runtime_hours + waits_hours) * 3600)},
         "Tags": job_tags(settings),
     }
@@ -719,6 +734,26 @@ def processing_request(
 def volume_key(instance_type: str) -> dict[str, str]:
     """The key of an instance's volumes, where SageMaker takes one."""
     return {} if has_local_storage(instance_type) else {"VolumeKmsKeyId": KEY}
+
+
+def vpc_config(settings: Settings) -> Request:
+    """VpcConfig of a job, if a network is configured: where its hosts' interfaces are."""
+    network = settings.network
+    if network is None:
+        return {}
+    if network.is_created:
+        subnets = [f"${{{name}}}" for name in CREATED_SUBNETS]
+        return {"VpcConfig": {"Subnets": subnets, "SecurityGroupIds": [f"${{{CREATED_SECURITY_GROUP}}}"]}}
+    return {"VpcConfig": {"Subnets": network.subnet_ids, "SecurityGroupIds": network.security_group_ids}}
+
+
+def network_flags(settings: Settings) -> list[str]:
+    """Deploy's flags for the model's network interfaces."""
+    vpc = vpc_config(settings).get("VpcConfig", {"Subnets": [], "SecurityGroupIds": []})
+    named = [("--subnet", one) for one in vpc["Subnets"]] + [
+        ("--security_group", one) for one in vpc["SecurityGroupIds"]
+    ]
+    return [part for pair in named for part in pair]
 
 
 def job_tags(settings: Settings) -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ import argparse
 import time
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 from botocore.exceptions import ClientError
 
@@ -32,14 +33,14 @@ def main(arguments: list[str]) -> None:
         flag = f"--{field.name}"
         if field.name == "output":
             parser.add_argument(flag, type=Path, default=output)
-        elif field.name == "quality_alarms":
-            parser.add_argument("--quality_alarm", dest=field.name, action="append", default=[])
+        elif field.type == list[str]:  # --subnet A --subnet B
+            parser.add_argument(flag.removesuffix("s"), dest=field.name, action="append", default=[])
         elif field.type is bool:
             parser.add_argument(flag, action="store_true")
         elif field.type in (str, int, float):
             parser.add_argument(flag, type=field.type, required=True)
-        else:
-            parser.add_argument(flag, type=int)  # max_instance_count, which may be left out
+        else:  # what may be left out
+            parser.add_argument(flag, type=get_args(field.type)[0])
     run(DeployJob(**vars(parser.parse_args(arguments))))
 
 

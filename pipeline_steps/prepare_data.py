@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pipeline_steps import data_card_page
-from pipeline_steps.contract import chat_format, costs, dataset, files, json_files, messages, prompt_template
+from pipeline_steps.contract import chat_format, costs, dataset, files, instances, json_files, messages, prompt_template
 from pipeline_steps.contract.chat_format import ChatFormat, ChatTemplateError
 from pipeline_steps.contract.dataset import SPLITS, SplitInfo
 from pipeline_steps.contract.errors import DataError, StepError
@@ -65,6 +65,7 @@ class PrepareJob:
     tokenizer: Path | None = None
     instance_type: str | None = None
     instance_count: int = 1
+    volume_key: bool | None = None
     peft_type: str = "lora"
     bits: int = 16
     lora_r: int = 16
@@ -105,6 +106,7 @@ def main(arguments: list[str]) -> None:
     add("--tokenizer", type=Path, help="folder with a tokenizer, instead of --base_model_uri")
     add("--instance_type", help="training instance, for the estimates of memory, time and cost")
     add("--instance_count", type=int)
+    add("--volume_key", type=lambda text: text == "True", help="whether the training's request names a key for volumes")
     add("--peft_type")
     add("--bits", type=int)
     add("--lora_r", type=int)
@@ -127,6 +129,10 @@ def main(arguments: list[str]) -> None:
 
 def run(job: PrepareJob) -> dict[str, Any]:
     """Check everything, then publish the splits; the data card is written last, and returned."""
+    if job.instance_type and job.volume_key is not None:
+        refused = instances.refused_volumes(job.instance_type, job.volume_key)
+        if refused:  # by SageMaker too, but after all this work
+            raise StepError(refused)
     if job.pipeline_execution:
         wait_for_turn(job.pipeline_execution, job.overlap, job.max_wait_hours)
     started = time.monotonic()
@@ -134,18 +140,18 @@ def run(job: PrepareJob) -> dict[str, Any]:
     # Beside the output, on the volume that the job was given: the container's own disk is small.
     with tempfile.TemporaryDirectory(prefix="prepare-data-", dir=job.output.parent) as folder:
         work = Path(folder)
-        instances = sagemaker_job.instances()
-        if not job.publish_to and (job.engine == "ray" or instances.count > 1):
+        hosts = sagemaker_job.instances()
+        if not job.publish_to and (job.engine == "ray" or hosts.count > 1):
             raise StepError(
                 "--publish_to is missing: below it several instances, and the tasks of --engine ray, hand each other what "
                 "they made; to check data without publishing it, use one instance without --engine ray"
             )
         shared = f"{job.publish_to}/.exchange/{sagemaker_job.name()}/"
         if job.engine == "instances":
-            return prepare(job, work, InstancesEngine(work, instances, shared), started)
+            return prepare(job, work, InstancesEngine(work, hosts, shared), started)
         from pipeline_steps.data import ray_engine
 
-        with ray_engine.cluster(instances) as is_driver:
+        with ray_engine.cluster(hosts) as is_driver:
             if not is_driver:
                 return {}
             engine = ray_engine.RayEngine(work, shared)

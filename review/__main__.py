@@ -1,7 +1,9 @@
-"""python -m review: cdk-nag, cfn-lint and checkov over the templates of every configuration.
+"""python -m review: cdk-nag, cfn-lint and checkov over the templates of every configuration, our own rules over its jobs,
+and its roles against AWS's Service Authorization Reference.
 
 Every finding must be acknowledged with its reason in acknowledged.yaml; what is found and not acknowledged, or acknowledged
-and not found, ends it with 1.
+and not found, ends it with 1. So does a template that is not as its snapshot (snapshots.py); `python -m review accept`
+writes the snapshots anew.
 """
 
 import json
@@ -19,6 +21,7 @@ from cdk_nag import AwsSolutionsChecks, NIST80053R5Checks
 
 import app as product
 from config.settings import environments, load
+from review import pipeline_rules, service_authorization, snapshots
 
 REPOSITORY = Path(__file__).parents[1]
 OUTPUT = REPOSITORY / "build" / "review"
@@ -46,7 +49,7 @@ class Acknowledgement:
         return bool(re.fullmatch(self.rule, finding.rule) and re.fullmatch(self.resource, finding.resource))
 
 
-def main() -> int:
+def main(accept: bool) -> int:
     acknowledged = [
         Acknowledgement(**one) for one in yaml.safe_load(Path(__file__).with_name("acknowledged.yaml").read_text())
     ]
@@ -60,6 +63,16 @@ def main() -> int:
     with ThreadPoolExecutor() as pool:
         for found in pool.map(lambda tool: tool(templates), (cfn_lint, checkov)):
             findings += found
+    for environment in environments():
+        findings += [
+            Finding(rule, f"{job.pipeline}/{job.step}", told)
+            for job in pipeline_rules.jobs(load(environment))
+            for rule, told in pipeline_rules.problems(job)
+        ]
+        templates_of = [path for path in templates if path.parent.name == environment]
+        known = service_authorization.reference(CHECKOV.parents[1])
+        findings += [Finding(*one) for one in service_authorization.problems(templates_of, known)]
+    changed = compare(accept)
     open_ = [one for one in findings if not any(each.covers(one) for each in acknowledged)]
     idle = [one for one in acknowledged if not any(one.covers(each) for each in findings)]
     for one in open_:
@@ -67,10 +80,24 @@ def main() -> int:
     for each in idle:
         print(f"acknowledged and not found, remove it: {each.rule} on {each.resource}")
     print(
-        f"{len(templates)} templates of {', '.join(environments())}: {len(findings)} findings of cdk-nag, cfn-lint and checkov, "
-        f"{len(findings) - len(open_)} acknowledged, {len(open_)} not"
+        f"{len(templates)} templates of {', '.join(environments())}: {len(findings)} findings of cdk-nag, cfn-lint, checkov and "
+        f"our own rules, {len(findings) - len(open_)} acknowledged, {len(open_)} not"
     )
-    return 1 if open_ or idle else 0
+    return 1 if open_ or idle or changed else 0
+
+
+def compare(accept: bool) -> bool:
+    """Whether a configuration is not as its snapshot, which is told; with `accept` the snapshots are written instead."""
+    changed = False
+    for environment in snapshots.SHOWN:
+        templates = sorted((OUTPUT / environment).glob("*.template.json"))
+        if accept:
+            snapshots.write(environment, templates)
+        elif lines := snapshots.differences(environment, templates):
+            changed = True
+            print("\n".join(lines))
+            print(f"{environment} is not as its snapshot; if that is wanted: python -m review accept, and commit it")
+    return changed
 
 
 def nag(environment: str) -> None:
@@ -130,4 +157,4 @@ if __name__ == "__main__":
         for name in environments():
             nag(name)
     else:
-        sys.exit(main())
+        sys.exit(main(accept=sys.argv[1:] == ["accept"]))

@@ -44,7 +44,7 @@ class OperationsStack(Stack):
             topic.add_subscription(subscriptions.EmailSubscription(email))
 
         dashboard = Dashboard(self, "Dashboard", settings=settings)
-        untold = DeadLetters(self, "Untold")
+        untold = DeadLetters(self, "Untold", key=key)
         notifications = Notifications(
             self, "Tell", settings=settings, topic=topic, untold=untold, dashboard=dashboard.name
         )

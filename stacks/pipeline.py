@@ -1,5 +1,6 @@
 """The pipelines, the roles that their jobs assume, and the model package group."""
 
+import re
 from pathlib import Path
 
 from aws_cdk import ArnFormat, CfnOutput, Fn, RemovalPolicy, Stack
@@ -10,18 +11,35 @@ from aws_cdk import aws_sagemaker as sagemaker
 from constructs import Construct
 
 from config import jumpstart_lock
-from config.jumpstart_lock import Training
-from config.settings import Settings, has_local_storage
-from pipeline.definition import compare_definition, deploy_definition, finetune_definition
+from config.jumpstart_lock import LockError, Training
+from config.settings import Settings
+from pipeline.definition import (
+    CREATED_SECURITY_GROUP,
+    CREATED_SUBNETS,
+    compare_definition,
+    deploy_definition,
+    finetune_definition,
+    has_local_storage,
+)
 from pipeline.monitor import NAMESPACE as TRAFFIC_NAMESPACE
 from pipeline.monitor import monitor_definition
+from pipeline.sdk import serving_image, training_image
 from stacks.components.bedrock_import import bedrock_import
-from stacks.components.permissions import delete_objects, list_objects, read_objects, use_key, write_objects
+from stacks.components.permissions import (
+    delete_objects,
+    list_objects,
+    read_objects,
+    use_key,
+    use_network,
+    write_objects,
+)
 from stacks.components.service_role import ServiceRole
 from stacks.components.step_code import StepCode
+from stacks.network import Network
 
-# Accounts whose registries hold AWS's Deep Learning Containers; jobs pull their images with their own role.
-DEEP_LEARNING_CONTAINERS = "arn:{partition}:ecr:*:763104351884:repository/*"
+ECR_IMAGE = re.compile(
+    r"(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?/(?P<repository>[^:@]+)"
+)
 
 # What a training does on a tracking server.
 MLFLOW_ACTIONS = (
@@ -43,6 +61,7 @@ class PipelineStack(Stack):
         artifact_bucket: s3.IBucket,
         key: kms.IKey,
         step_code_zip: Path,
+        network: Network | None = None,
         **kwargs: object,
     ) -> None:
         super().__init__(scope, id_, **kwargs)  # type: ignore[arg-type]
@@ -55,10 +74,15 @@ class PipelineStack(Stack):
         )
         group.apply_removal_policy(RemovalPolicy.RETAIN if settings.keep_data else RemovalPolicy.DESTROY)
 
-        prepare_role = self._job_role("PrepareRole", "Checks, splits and publishes datasets")
-        train_role = self._job_role("TrainRole", "Fine-tunes the base model")
-        evaluate_role = self._job_role("EvaluateRole", "Scores base and tuned model")
-        deploy_role = self._job_role("DeployRole", "Releases a model package to the endpoint")
+        image = training_image(settings.images, settings.region, settings.training.instance_type)
+        of_jumpstart = jumpstart_lock.training_of(settings) if settings.backend == "jumpstart" else None
+        trains = of_jumpstart.lock.image_uri(of_jumpstart.instance_type) if of_jumpstart else image
+        prepare_role = self._job_role(
+            "PrepareRole", "Checks, splits and publishes datasets", settings.images.prepare_image_uri or image
+        )
+        train_role = self._job_role("TrainRole", "Fine-tunes the base model", trains)
+        evaluate_role = self._job_role("EvaluateRole", "Scores base and tuned model", image)
+        deploy_role = self._job_role("DeployRole", "Releases a model package to the endpoint", image)
         pipeline_role = ServiceRole(
             self, "PipelineRole", service="sagemaker.amazonaws.com", description="Runs the steps of the pipelines"
         )
@@ -72,7 +96,13 @@ class PipelineStack(Stack):
         for role, instance_type in takes_key.items():
             read_objects(role, "StepCode", code.bucket, code.s3_object_key)
             list_objects(role, "StepCode", code.bucket, code.s3_object_key)
-            use_key(role, key, writes=True, volumes=not has_local_storage(instance_type))
+            # The volumes of an endpoint are attached in the name of who makes it.
+            makes_endpoint = (
+                role is deploy_role
+                and settings.release.target == "sagemaker"
+                and not has_local_storage(settings.release.instance_type)
+            )
+            use_key(role, key, writes=True, volumes=makes_endpoint or not has_local_storage(instance_type))
 
         read_objects(prepare_role, "RawData", raw_bucket, "*")
         list_objects(prepare_role, "RawData", raw_bucket)
@@ -97,8 +127,8 @@ class PipelineStack(Stack):
                 )
             )
 
-        if settings.backend == "jumpstart":
-            self._grant_jumpstart(train_role, evaluate_role, jumpstart_lock.training_of(settings))
+        if of_jumpstart is not None:
+            self._grant_jumpstart(train_role, evaluate_role, of_jumpstart)
 
         read = ("datasets/*", "base-models/*", "prompts/*", "runs/*")
         read_objects(evaluate_role, "Artifacts", artifact_bucket, *read)
@@ -112,6 +142,7 @@ class PipelineStack(Stack):
         read_objects(deploy_role, "Artifacts", artifact_bucket, "runs/*", *(["adapters/*"] if adapters else []))
         list_objects(deploy_role, "Artifacts", artifact_bucket)
         write_objects(deploy_role, "Deployment", artifact_bucket, "runs/*", *(["adapters/*"] if adapters else []))
+        in_network = [*takes_key]  # SageMaker puts interfaces of theirs into the VPC, if there is one
         if settings.release.target == "bedrock":
             bedrock_role = bedrock_import(self, deploy_role, artifact_bucket, key, settings.name)
             deploy_role.add_to_policy(self._read_package(settings))
@@ -120,20 +151,26 @@ class PipelineStack(Stack):
             serving_role = self._serving_role(artifact_bucket, key, settings)
             self._grant_release(deploy_role, serving_role, settings)
             reader = {"ServingRole": serving_role.role_arn}
+            in_network.append(serving_role)
         job_roles = [*takes_key]
         monitor_role = None
         if settings.monitoring.enabled:
-            monitor_role = self._job_role("MonitorRole", "Compares the endpoint's traffic with its evaluation")
+            monitor_role = self._job_role("MonitorRole", "Compares the endpoint's traffic with its evaluation", image)
             read_objects(monitor_role, "StepCode", code.bucket, code.s3_object_key)
             list_objects(monitor_role, "StepCode", code.bucket, code.s3_object_key)
             use_key(monitor_role, key, writes=True, volumes=not has_local_storage(settings.monitoring.instance_type))
             self._grant_look_at_traffic(monitor_role, artifact_bucket, settings)
             job_roles.append(monitor_role)
+            in_network.append(monitor_role)
+
+        if network is not None:
+            for role in in_network:
+                use_network(role, network)
 
         # The pipeline reads property files itself and hands each job its role.
         read_objects(pipeline_role, "PropertyFiles", artifact_bucket, "runs/*")
         use_key(pipeline_role, key)
-        self._grant_run_jobs(pipeline_role, job_roles, settings)
+        self._grant_run_jobs(pipeline_role, job_roles, settings, network)
 
         resources = {
             "RawBucket": raw_bucket.bucket_name,
@@ -146,6 +183,7 @@ class PipelineStack(Stack):
             "DeployRole": deploy_role.role_arn,
             **reader,
             "Key": key.key_arn,
+            **_network_resources(network),
         }
         self.finetune_pipeline = self._pipeline(
             "FinetunePipeline",
@@ -188,13 +226,17 @@ class PipelineStack(Stack):
         CfnOutput(self, "ComparePipelineName", value=settings.compare_pipeline_name)
         CfnOutput(self, "EndpointName", value=settings.endpoint_name)
 
-    def _job_role(self, id_: str, description: str) -> iam.Role:
+    def _job_role(self, id_: str, description: str, image: str) -> iam.Role:
+        """A role for jobs of one kind, with what SageMaker does around their program; `image` is pulled with it."""
         role = ServiceRole(self, id_, service="sagemaker.amazonaws.com", description=description)
         role.add_to_policy(
             iam.PolicyStatement(
                 sid="Logs",
                 actions=["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
-                resources=[self.format_arn(service="logs", resource="log-group:/aws/sagemaker/*")],
+                resources=[
+                    self.format_arn(service="logs", resource=f"log-group:/aws/sagemaker/*{streams}")
+                    for streams in ("", ":log-stream:*")
+                ],
             )
         )
         role.add_to_policy(
@@ -210,11 +252,15 @@ class PipelineStack(Stack):
                 sid="ImageToken", actions=["ecr:GetAuthorizationToken"], resources=["*"]
             )  # knows no resources
         )
+        found = ECR_IMAGE.match(image)
+        if found is None:  # settings have no other; a lock file may
+            raise LockError(f"the image {image!r} is not in Amazon ECR; look the JumpStart model up again")
+        repository = f"ecr:{found['region']}:{found['account']}:repository/{found['repository']}"
         role.add_to_policy(
             iam.PolicyStatement(
                 sid="ImageLayers",
                 actions=["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
-                resources=[DEEP_LEARNING_CONTAINERS.format(partition=self.partition)],
+                resources=[f"arn:{self.partition}:{repository}"],
             )
         )
         return role
@@ -282,30 +328,27 @@ class PipelineStack(Stack):
         )
 
     def _grant_jumpstart(self, train_role: iam.Role, evaluate_role: iam.Role, training: Training) -> None:
-        """JumpStart's weights, script and image for the training; its job's own word for FromJumpStart."""
+        """JumpStart's weights and script for the training; its job's own word for FromJumpStart."""
         uris = (training.lock.model_uri(training.instance_type), training.lock.script_uri)
-        for bucket, _, key in (uri.removeprefix("s3://").partition("/") for uri in uris):
-            arn = f"arn:{self.partition}:s3:::{bucket}"
-            train_role.add_to_policy(
-                iam.PolicyStatement(sid="ReadJumpStart", actions=["s3:GetObject"], resources=[f"{arn}/{key}*"])
-            )
-            train_role.add_to_policy(
-                iam.PolicyStatement(
-                    sid="ListJumpStart",
-                    actions=["s3:ListBucket"],
-                    resources=[arn],
-                    conditions={"StringLike": {"s3:prefix": [f"{key}*"]}},
-                )
-            )
-        account, repository = _registry_of(training.lock.image_uri(training.instance_type))
+        places = [uri.removeprefix("s3://").partition("/") for uri in uris]
         train_role.add_to_policy(
             iam.PolicyStatement(
-                actions=["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
-                resources=[f"arn:{self.partition}:ecr:*:{account}:repository/{repository}"],
+                sid="ReadJumpStart",
+                actions=["s3:GetObject"],
+                resources=[f"arn:{self.partition}:s3:::{bucket}/{key}*" for bucket, _, key in places],
+            )
+        )
+        train_role.add_to_policy(
+            iam.PolicyStatement(
+                sid="ListJumpStart",
+                actions=["s3:ListBucket"],
+                resources=sorted({f"arn:{self.partition}:s3:::{bucket}" for bucket, _, _ in places}),
+                conditions={"StringLike": {"s3:prefix": [f"{key}*" for _, _, key in places]}},
             )
         )
         evaluate_role.add_to_policy(
             iam.PolicyStatement(
+                sid="ReadTraining",
                 actions=["sagemaker:DescribeTrainingJob"],
                 resources=[self.format_arn(service="sagemaker", resource="training-job", resource_name="pipelines-*")],
             )
@@ -326,12 +369,13 @@ class PipelineStack(Stack):
         )
 
     def _serving_role(self, artifact_bucket: s3.IBucket, key: kms.IKey, settings: Settings) -> iam.Role:
-        role = self._job_role("ServingRole", "Serves a released model")
+        image = serving_image(settings.images, settings.region)
+        role = self._job_role("ServingRole", "Serves a released model", image)
         served = ("adapters/*", "base-models/*") if settings.release.serve == "adapter" else ("runs/*",)
         read_objects(role, "Model", artifact_bucket, *served)
         list_objects(role, "Model", artifact_bucket, *served)
         captures = settings.monitoring.enabled
-        use_key(role, key, writes=captures, volumes=not has_local_storage(settings.release.instance_type))
+        use_key(role, key, writes=captures)
         if captures:
             write_objects(role, "Traffic", artifact_bucket, "captured/*")
         return role
@@ -359,26 +403,31 @@ class PipelineStack(Stack):
                 conditions={"StringEquals": {"sagemaker:ModelApprovalStatus": "Rejected"}},
             )
         )
-        things = ["Endpoint", "EndpointConfig", "Model", "InferenceComponent"]
+        hosts_components = settings.release.shape == "inference_components"
+        scales = settings.release.max_instance_count is not None
+        things = ["Endpoint", "EndpointConfig", *(["InferenceComponent"] if hosts_components else [])]
+        of_the_shape = ["UpdateInferenceComponent", "UpdateInferenceComponentRuntimeConfig"] if hosts_components else []
+        if scales and not hosts_components:
+            of_the_shape.append("UpdateEndpointWeightsAndCapacities")
+        components = [arn("inference-component", name) for name in (component, f"{endpoint}-base")]
         role.add_to_policy(
             iam.PolicyStatement(
                 sid="MoveEndpoint",
                 actions=[
                     "sagemaker:AddTags",
                     *[f"sagemaker:{verb}{thing}" for verb in ("Create", "Delete", "Describe") for thing in things],
+                    "sagemaker:CreateModel",
+                    "sagemaker:DeleteModel",
                     "sagemaker:InvokeEndpoint",
                     "sagemaker:ListTags",
                     "sagemaker:UpdateEndpoint",
-                    "sagemaker:UpdateEndpointWeightsAndCapacities",
-                    "sagemaker:UpdateInferenceComponent",
-                    "sagemaker:UpdateInferenceComponentRuntimeConfig",
+                    *[f"sagemaker:{action}" for action in of_the_shape],
                 ],
                 resources=[
                     arn("endpoint", endpoint),
                     *(arn("endpoint-config", f"{name}-*") for name in sorted({endpoint, component})),
                     *(arn("model", f"{name}-*") for name in sorted({endpoint, component})),
-                    arn("inference-component", component),
-                    arn("inference-component", f"{endpoint}-base"),
+                    *(components if hosts_components else []),
                     package,
                 ],
             )
@@ -386,7 +435,7 @@ class PipelineStack(Stack):
         role.add_to_policy(
             iam.PolicyStatement(
                 sid="ListParts",
-                actions=["sagemaker:ListEndpointConfigs", "sagemaker:ListModels"],
+                actions=["sagemaker:ListModels" if hosts_components else "sagemaker:ListEndpointConfigs"],
                 resources=["*"],  # they know no resources
             )
         )
@@ -408,9 +457,11 @@ class PipelineStack(Stack):
             iam.PolicyStatement(
                 sid="Autoscaling",
                 actions=[
-                    "application-autoscaling:DeregisterScalableTarget",
-                    "application-autoscaling:PutScalingPolicy",
-                    "application-autoscaling:RegisterScalableTarget",
+                    f"application-autoscaling:{action}"
+                    for action in (
+                        "DeregisterScalableTarget",  # of an earlier configuration
+                        *(["PutScalingPolicy", "RegisterScalableTarget"] if scales else []),
+                    )
                 ],
                 # The ARN of a target holds an id that is not known before it is registered.
                 resources=[
@@ -419,21 +470,24 @@ class PipelineStack(Stack):
                 conditions={"StringEquals": {"application-autoscaling:service-namespace": "sagemaker"}},
             )
         )
-        role.add_to_policy(
-            iam.PolicyStatement(
-                sid="AutoscalingRole",
-                actions=["iam:CreateServiceLinkedRole"],  # the first scalable target of an account
-                resources=[
-                    self.format_arn(
-                        service="iam",
-                        region="",
-                        resource="role",
-                        resource_name="aws-service-role/sagemaker.application-autoscaling.amazonaws.com/*",
-                    )
-                ],
-                conditions={"StringEquals": {"iam:AWSServiceName": "sagemaker.application-autoscaling.amazonaws.com"}},
+        if scales:
+            role.add_to_policy(
+                iam.PolicyStatement(
+                    sid="AutoscalingRole",
+                    actions=["iam:CreateServiceLinkedRole"],  # the first scalable target of an account
+                    resources=[
+                        self.format_arn(
+                            service="iam",
+                            region="",
+                            resource="role",
+                            resource_name="aws-service-role/sagemaker.application-autoscaling.amazonaws.com/*",
+                        )
+                    ],
+                    conditions={
+                        "StringEquals": {"iam:AWSServiceName": "sagemaker.application-autoscaling.amazonaws.com"}
+                    },
+                )
             )
-        )
         role.add_to_policy(_pass_role([serving_role]))
         for one in (role, serving_role):  # SageMaker looks at the alarms of an update with the endpoint's role
             one.add_to_policy(
@@ -447,26 +501,38 @@ class PipelineStack(Stack):
             service="cloudwatch", resource="alarm", resource_name=name, arn_format=ArnFormat.COLON_RESOURCE_NAME
         )
 
-    def _grant_run_jobs(self, role: iam.Role, job_roles: list[iam.Role], settings: Settings) -> None:
-        """What the pipeline service does in our name: run and stop jobs, register packages, pass the jobs' roles."""
+    def _grant_run_jobs(
+        self, role: iam.Role, job_roles: list[iam.Role], settings: Settings, network: Network | None
+    ) -> None:
+        """What the pipeline service does in our name: run and stop jobs, register packages, pass the jobs' roles.
+
+        With a network no job starts outside of it, whatever a definition says.
+        """
 
         def arn(resource: str, name: str) -> str:
             return self.format_arn(service="sagemaker", resource=resource, resource_name=name)
 
+        # The service names the jobs of an execution `pipelines-<execution>-<step>-<suffix>`.
+        jobs = [arn("processing-job", "pipelines-*"), arn("training-job", "pipelines-*")]
+        role.add_to_policy(
+            iam.PolicyStatement(
+                sid="StartJobs",
+                actions=["sagemaker:CreateProcessingJob", "sagemaker:CreateTrainingJob"],
+                resources=jobs,
+                conditions=_inside(network) if network else None,
+            )
+        )
         role.add_to_policy(
             iam.PolicyStatement(
                 sid="RunJobs",
                 actions=[
                     "sagemaker:AddTags",
-                    "sagemaker:CreateProcessingJob",
-                    "sagemaker:CreateTrainingJob",
                     "sagemaker:DescribeProcessingJob",
                     "sagemaker:DescribeTrainingJob",
                     "sagemaker:StopProcessingJob",
                     "sagemaker:StopTrainingJob",
                 ],
-                # The service names the jobs of an execution `pipelines-<execution>-<step>-<suffix>`.
-                resources=[arn("processing-job", "pipelines-*"), arn("training-job", "pipelines-*")],
+                resources=jobs,
             )
         )
         role.add_to_policy(
@@ -506,10 +572,21 @@ class PipelineStack(Stack):
         return pipeline
 
 
-def _registry_of(image: str) -> tuple[str, str]:
-    """Account and repository of an image's URI: ACCOUNT.dkr.ecr.REGION.amazonaws.com/REPOSITORY:TAG."""
-    registry, _, name = image.partition("/")
-    return registry.split(".")[0], name.split("@")[0].split(":")[0]
+def _network_resources(network: Network | None) -> dict[str, str]:
+    """What a definition's placeholders for a VPC that the stacks make stand for."""
+    if network is None:
+        return {}
+    subnets = dict(zip(CREATED_SUBNETS, network.subnet_ids, strict=False))
+    return {**subnets, CREATED_SECURITY_GROUP: network.security_group_ids[0]}
+
+
+def _inside(network: Network) -> dict[str, dict[str, object]]:
+    """The condition that a job names subnets and groups of the network, and no others. ForAllValues holds of none too."""
+    wanted = {"VpcSubnets": network.subnet_ids, "VpcSecurityGroupIds": network.security_group_ids}
+    return {
+        "ForAllValues:StringEquals": {f"sagemaker:{key}": ids for key, ids in wanted.items()},
+        "Null": {f"sagemaker:{key}": "false" for key in wanted},
+    }
 
 
 def _pass_role(roles: list[iam.Role]) -> iam.PolicyStatement:

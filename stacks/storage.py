@@ -1,6 +1,6 @@
 """Buckets: raw data that people and systems upload, artifacts that the pipeline makes, and the key of it all."""
 
-from aws_cdk import CfnOutput, Duration, RemovalPolicy, Stack
+from aws_cdk import ArnFormat, CfnOutput, Duration, RemovalPolicy, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
@@ -49,7 +49,7 @@ class StorageStack(Stack):
         CfnOutput(self, "ArtifactBucketName", value=self.artifact_bucket.bucket_name)
 
     def _key(self, settings: Settings) -> kms.Key:
-        """One key for all that this deployment stores: buckets, volumes, outputs and the topic."""
+        """One key for all that this deployment stores: buckets, volumes, outputs, the topic and queues."""
         key = kms.Key(
             self,
             "Key",
@@ -58,7 +58,8 @@ class StorageStack(Stack):
             enable_key_rotation=True,
             removal_policy=RemovalPolicy.RETAIN if settings.keep_data else RemovalPolicy.DESTROY,
         )
-        # They publish to the encrypted topic: what people are told of runs, alarms and the budget.
+        # They publish to the encrypted topic, what people are told of runs, alarms and the budget; what cannot be delivered
+        # EventBridge puts into an encrypted queue.
         key.add_to_resource_policy(
             iam.PolicyStatement(
                 sid="TellPeople",
@@ -68,7 +69,26 @@ class StorageStack(Stack):
                 conditions={"StringEquals": {"aws:SourceAccount": self.account}},
             )
         )
+        if settings.network is not None and settings.network.is_created:
+            key.add_to_resource_policy(
+                iam.PolicyStatement(
+                    sid="LogTraffic",
+                    principals=[iam.ServicePrincipal(f"logs.{self.region}.amazonaws.com")],
+                    actions=["kms:Decrypt", "kms:Describe*", "kms:Encrypt", "kms:GenerateDataKey*", "kms:ReEncrypt*"],
+                    resources=["*"],
+                    conditions={"ArnLike": {"kms:EncryptionContext:aws:logs:arn": self._log_groups(settings)}},
+                )
+            )
         return key
+
+    def _log_groups(self, settings: Settings) -> str:
+        """ARN of the log groups of `<name>-network`, whose names CloudFormation makes."""
+        return self.format_arn(
+            service="logs",
+            resource="log-group",
+            resource_name=f"{settings.name}-network-*",
+            arn_format=ArnFormat.COLON_RESOURCE_NAME,
+        )
 
     def _log_bucket(self, settings: Settings) -> s3.Bucket:
         """Who asked for which object. S3 delivers access logs to buckets without a KMS key only."""

@@ -6,6 +6,7 @@ from aws_cdk import Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_events as events
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sagemaker as sagemaker
 from aws_cdk import aws_scheduler as scheduler
@@ -31,6 +32,7 @@ class TriggersStack(Stack):
         *,
         settings: Settings,
         raw_bucket: s3.IBucket,
+        key: kms.IKey,
         finetune_pipeline: sagemaker.CfnPipeline,
         deploy_pipeline: sagemaker.CfnPipeline,
         monitor_pipeline: sagemaker.CfnPipeline | None,
@@ -45,7 +47,7 @@ class TriggersStack(Stack):
         )
         self.node.add_dependency(finetune_pipeline, deploy_pipeline)
 
-        self.undelivered = DeadLetters(self, "Undelivered")
+        self.undelivered = DeadLetters(self, "Undelivered", key=key)
 
         events_role = ServiceRole(
             self, "EventsRole", service="events.amazonaws.com", description="Starts fine-tuning on new data"

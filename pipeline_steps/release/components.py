@@ -34,6 +34,8 @@ from pipeline_steps.release.job import (
     found,
     is_busy,
     is_taken,
+    volume_key,
+    vpc_config,
 )
 from pipeline_steps.release.package import Package
 from pipeline_steps.release.requests import Target, Visitor
@@ -388,7 +390,13 @@ def configuration_request(job: DeployJob) -> dict[str, Any]:
             "MaxInstanceCount": job.max_instance_count,
         },
     }
-    return {"ExecutionRoleArn": job.role_arn, "EnableNetworkIsolation": True, "ProductionVariants": [variant]}
+    return {
+        "ExecutionRoleArn": job.role_arn,
+        "EnableNetworkIsolation": True,
+        **vpc_config(job),
+        **volume_key(job),
+        "ProductionVariants": [variant],
+    }
 
 
 def model_request(job: DeployJob, package: Package) -> dict[str, Any]:

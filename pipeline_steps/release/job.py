@@ -32,6 +32,9 @@ class DeployJob:
     adapters_uri: str
     captured_to: str  # S3 prefix
     captured_percent: int  # of the requests; 0: none
+    subnets: list[str]  # where models have their network interfaces; none: in SageMaker's own network
+    security_groups: list[str]
+    volume_key: str | None  # KMS key of the instances' volumes; None: their hardware encrypts them
     inference_ami_version: str
     shape: str
     serve: str
@@ -56,6 +59,18 @@ class DeployJob:
     def is_shared(self) -> bool:
         """Whether the endpoint may serve other deployments' adapters beside ours."""
         return self.endpoint_name != self.component_name
+
+
+def vpc_config(job: DeployJob) -> dict[str, Any]:
+    """VpcConfig of what serves, if it is to be in a VPC."""
+    if not job.subnets:
+        return {}
+    return {"VpcConfig": {"Subnets": job.subnets, "SecurityGroupIds": job.security_groups}}
+
+
+def volume_key(job: DeployJob) -> dict[str, Any]:
+    """KmsKeyId of an endpoint configuration, where SageMaker takes one."""
+    return {"KmsKeyId": job.volume_key} if job.volume_key else {}
 
 
 class Aws:

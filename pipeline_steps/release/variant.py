@@ -26,6 +26,8 @@ from pipeline_steps.release.job import (
     found,
     is_busy,
     is_taken,
+    volume_key,
+    vpc_config,
 )
 from pipeline_steps.release.package import Package
 from pipeline_steps.release.requests import Target, Visitor
@@ -282,6 +284,7 @@ def model_request(job: DeployJob, package: Package) -> dict[str, Any]:
         "ExecutionRoleArn": job.role_arn,
         "Containers": [{"ModelPackageName": package.arn}],
         "EnableNetworkIsolation": True,
+        **vpc_config(job),
     }
 
 
@@ -297,7 +300,7 @@ def configuration_request(job: DeployJob, model_name: str) -> dict[str, Any]:
         "InferenceAmiVersion": job.inference_ami_version,
         "RoutingConfig": {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"},  # answers differ a lot in length
     }
-    request: dict[str, Any] = {"ProductionVariants": [variant]}
+    request: dict[str, Any] = {"ProductionVariants": [variant], **volume_key(job)}
     if job.captured_percent:
         request["DataCaptureConfig"] = {
             "EnableCapture": True,

@@ -5,9 +5,12 @@ CDK's own grants allow s3:GetObject*, s3:List* and more; these allow what the jo
 
 from collections.abc import Mapping, Sequence
 
+from aws_cdk import Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
+
+from stacks.network import Network
 
 
 def read_objects(role: iam.Role, sid: str, bucket: s3.IBucket, *patterns: str) -> None:
@@ -43,6 +46,26 @@ def use_key(role: iam.Role, key: kms.IKey, *, writes: bool = False, volumes: boo
     if volumes:
         for_aws = {"Bool": {"kms:GrantIsForAWSResource": "true"}}
         _allow(role, "AttachVolumes", ["kms:CreateGrant"], [key.key_arn], for_aws)
+
+
+def use_network(role: iam.Role, network: Network) -> None:
+    """What SageMaker does with the role of a job or a model in a VPC: interfaces in its subnets, and their removal.
+
+    The documented permissions, each on what it knows of resources.
+    """
+    stack = Stack.of(role)
+
+    def arns(resource: str, names: Sequence[str]) -> list[str]:
+        return [stack.format_arn(service="ec2", resource=resource, resource_name=name) for name in names]
+
+    interfaces, (vpc,) = arns("network-interface", ["*"]), arns("vpc", [network.vpc_id])
+    places = [*arns("subnet", network.subnet_ids), *arns("security-group", network.security_group_ids)]
+    _allow(role, "AddInterfaces", ["ec2:CreateNetworkInterface"], [*interfaces, *places])
+    changes = ["CreateNetworkInterfacePermission", "DeleteNetworkInterface", "DeleteNetworkInterfacePermission"]
+    of_the_vpc = {"ArnEquals": {"ec2:Vpc": vpc}}
+    _allow(role, "LendAndRemoveInterfaces", [f"ec2:{action}" for action in changes], interfaces, of_the_vpc)
+    seen = ["DhcpOptions", "NetworkInterfaces", "SecurityGroups", "Subnets", "Vpcs"]
+    _allow(role, "SeeNetwork", [f"ec2:Describe{things}" for things in seen], ["*"])  # they know no resources
 
 
 def _allow(

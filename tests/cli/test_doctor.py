@@ -114,7 +114,7 @@ def test_an_image_a_key_and_a_network_that_are_not_there_are_errors(
     assert rows(doctor_account.images(deployment))["image"][0] == "error"
     assert rows(doctor_account.kms_keys(deployment))["KMS key"][:2] == ("ok", key)
     state, told, _ = rows(doctor_account.vpc_endpoints(deployment))["VPC endpoints"]
-    assert state == "warning" and "has none for s3, logs, ecr.api" in told
+    assert state == "warning" and "has none for s3, sagemaker.api, sagemaker.runtime" in told
 
     kms.disable_key(KeyId=key)
     assert rows(doctor_account.kms_keys(deployment))["KMS key"][1] == f"{key} is Disabled"
@@ -122,6 +122,9 @@ def test_an_image_a_key_and_a_network_that_are_not_there_are_errors(
     assert rows(doctor_account.kms_keys(deployment))["KMS key"][0] == "error"
     request["NetworkConfig"]["VpcConfig"]["Subnets"] = ["subnet-0123456789"]
     assert rows(doctor_account.vpc_endpoints(deployment))["VPC"][0] == "error"
+    pinned = f"{REGISTRY}/huggingface-pytorch-training@sha256:{'0' * 64}"
+    request["ImageUri"] = pinned
+    assert rows(doctor_account.images(deployment))["image"][:2] == ("ok", pinned)
     request["ImageUri"] = "docker.io/library/python:3.11"
     assert rows(doctor_account.images(deployment))["image"][0] == "not checked"
 

@@ -85,6 +85,10 @@ def test_every_wrong_parameter_is_named_with_what_is_allowed_and_nothing_starts(
         (["-p", "Epoch"], "--parameter Epoch: expected Name=Value"),
         (["-p", "Epoch=1", "-p", "Epoch=2"], "--parameter Epoch: given twice"),
         (["-p", "DatasetManifest=instruction/none.manifest"], "none.manifest does not exist; upload the data first"),
+        (
+            ["-p", "TrainingInstanceType=ml.p3.2xlarge"],
+            "only a KMS key of yours encrypts as configured, and the deployed",
+        ),
         (["-p", "TuningMode=domain"], "a manifest lies under its mode: domain/..."),
         (["--price", "ml.g5.4xlarge"], "--price ml.g5.4xlarge: expected TYPE=USD an hour"),
     ],

@@ -19,8 +19,8 @@ def test_every_configuration_that_we_ship_loads(environment: str) -> None:
     assert load(environment).finetune_pipeline_name.endswith("-finetune")
 
 
-def test_we_ship_the_three_configurations_that_the_readme_names() -> None:
-    assert environments() == ["dev", "local", "prod"]
+def test_we_ship_the_configurations_that_the_readme_names() -> None:
+    assert environments() == ["dev", "local", "private", "prod"]
 
 
 def test_all_problems_of_a_file_are_told_at_once_with_value_and_nearest_key(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_spot_instances_that_are_waited_for_are_accepted(tmp_path: Path) -> None
 
 
 def test_an_unknown_environment_names_the_known_ones() -> None:
-    with pytest.raises(SettingsError, match=r"'staging'.*dev, local, prod"):
+    with pytest.raises(SettingsError, match=r"'staging'.*dev, local, private, prod"):
         load("staging")
 
 
@@ -176,6 +176,46 @@ def test_both_shapes_are_accepted(tmp_path: Path) -> None:
     assert (settings.endpoint_name, settings.inference_component_name) == ("shared", "demo")
     flags = settings.release.flags()
     assert "--scale_to_zero" in flags and "--approval_status" not in flags and "--endpoint" not in flags
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        ("vpc: nearby", r"network\.vpc: .*'nearby'"),
+        ("vpc: create, subnet_ids: [subnet-0123456789abcdef0]", r"subnet_ids is .* but vpc is 'create'.*remove it"),
+        ("vpc: vpc-0123456789abcdef0", r"subnet_ids is missing; .*; security_group_ids is missing; vpc is 'vpc-0123"),
+        (
+            "vpc: vpc-01234567, subnet_ids: [subnet-01234567, subnet-01234567], security_group_ids: [sg-01234567]",
+            r"subnet_ids is \['subnet-01234567', 'subnet-01234567'\]; name each once",
+        ),
+        (
+            "vpc: vpc-01234567, subnet_ids: [mine], security_group_ids: [sg-01234567]",
+            r"network\.subnet_ids\.0: .*'mine'",
+        ),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(tmp_path: Path, network: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        load("mine", written(tmp_path, f"{MINIMAL}network: {{{network}}}\n"))
+
+
+@pytest.mark.parametrize("image", ["python:3.11", "123456789012.dkr.ecr.us-east-1.amazonaws.com/mine", "mine@sha256:0"])
+def test_an_image_that_sagemaker_does_not_take_is_refused(tmp_path: Path, image: str) -> None:
+    with pytest.raises(SettingsError, match=rf"images\.training_image_uri.*'{image}'"):
+        load("mine", written(tmp_path, f"{MINIMAL}images: {{training_image_uri: '{image}'}}\n"))
+
+
+def test_what_a_vpc_needs_endpoints_for_depends_on_who_is_asked(tmp_path: Path) -> None:
+    asked = load("mine", written(tmp_path, MINIMAL)).asked_services
+    assert list(asked) == ["s3", "sagemaker.api", "sagemaker.runtime", "monitoring", "application-autoscaling"]
+    to_bedrock = load("mine", written(tmp_path, MINIMAL + "release: {target: bedrock}\n")).asked_services
+    assert list(to_bedrock) == ["s3", "sagemaker.api", "bedrock"]
+    server = "arn:aws:sagemaker:us-east-1:123456789012:mlflow-tracking-server/t"
+    more = f"gate: {{judge_model_id: j}}\ntraining: {{mlflow_tracking_uri: '{server}'}}\n"
+    assert load("mine", written(tmp_path, MINIMAL + more)).asked_services.keys() - asked.keys() == {
+        "bedrock-runtime",
+        "experiments",
+    }
 
 
 @pytest.mark.parametrize(

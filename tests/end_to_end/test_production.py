@@ -1,4 +1,4 @@
-"""The full production configuration on local AWS: deployed by the real CDK CLI, and taken away again."""
+"""The full production configuration, in a VPC, on local AWS: deployed by the real CDK CLI, and taken away again."""
 
 import os
 import subprocess
@@ -11,14 +11,14 @@ from cli import local
 from cli.aws import LOCAL_CREDENTIALS, REPOSITORY
 from config.settings import load
 
-STACKS = ("storage", "pipeline", "triggers", "operations")
+STACKS = ("storage", "network", "pipeline", "triggers", "operations")
 
 
 def test_production_is_deployed_whole_and_destroyed_but_for_what_must_stay(tmp_path: Path) -> None:
     """docs/operations.md lists what stays."""
     configuration = tmp_path / "production.yaml"
     text = (REPOSITORY / "config" / "prod.yaml").read_text(encoding="utf-8")
-    configuration.write_text(f'account: "123456789012"\n{text}', encoding="utf-8")
+    configuration.write_text(f'account: "123456789012"\nnetwork: {{vpc: create}}\n{text}', encoding="utf-8")
     settings = load(str(configuration))
     with local.running(settings, tmp_path / "aws") as aws:
         local.deploy(settings, aws.url, tmp_path / "cdk.log", str(configuration))
@@ -40,7 +40,21 @@ def test_production_is_deployed_whole_and_destroyed_but_for_what_must_stay(tmp_p
             sagemaker, ours = client("sagemaker"), settings.name
             groups = sagemaker.list_model_package_groups()["ModelPackageGroupSummaryList"]
             budgets = client("budgets").describe_budgets(AccountId=settings.account)["Budgets"]
+            ec2, groups_of_logs = client("ec2"), client("logs").describe_log_groups()["logGroups"]
+            parts = {
+                "networks": ec2.describe_vpcs()["Vpcs"],
+                "subnets": ec2.describe_subnets()["Subnets"],
+                "route tables": ec2.describe_route_tables()["RouteTables"],
+                "security groups": ec2.describe_security_groups()["SecurityGroups"],
+                "logs of traffic": ec2.describe_flow_logs()["FlowLogs"],
+                "endpoints": [one for one in ec2.describe_vpc_endpoints()["VpcEndpoints"] if one["State"] != "deleted"],
+            }
             found = {
+                **{
+                    kind: [tag["Value"] for one in found for tag in one.get("Tags", []) if tag["Key"] == "application"]
+                    for kind, found in parts.items()
+                },
+                "log groups": [one["logGroupName"] for one in groups_of_logs],
                 "buckets": [one["Name"] for one in client("s3").list_buckets()["Buckets"]],
                 "model package groups": [one["ModelPackageGroupName"] for one in groups],
                 "pipelines": [one["PipelineName"] for one in sagemaker.list_pipelines()["PipelineSummaries"]],
@@ -77,8 +91,9 @@ def test_production_is_deployed_whole_and_destroyed_but_for_what_must_stay(tmp_p
         assert finished.returncode == 0, finished.stderr
         assert stacks() == {}
         left = {kind: names for kind, names in there().items() if names}
-        assert left.keys() == {"buckets", "model package groups"}, left
-        assert len(left["buckets"]) == 3 and len(left["model package groups"]) == 1
+        assert {kind: len(names) for kind, names in left.items()} == {
+            "buckets": 3, "model package groups": 1, "log groups": 1,
+        }, left  # fmt: skip
         keys = [
             client("kms").describe_key(KeyId=one["KeyId"])["KeyMetadata"] for one in client("kms").list_keys()["Keys"]
         ]

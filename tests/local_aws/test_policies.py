@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_aws import policies
+from local_aws import policies, request_actions
 from local_aws.policies import Call, PolicyError
+from local_aws.request_actions import Place
 
 ROLE = "arn:aws:iam::123456789012:role/job"
 BUCKET = "arn:aws:s3:::data"
@@ -125,3 +126,25 @@ def test_a_star_is_any_text_and_everything_else_is_itself(start: str, middle: st
     assert policies.like(f"{literal}*", literal + middle)
     assert policies.like(literal, literal)
     assert policies.like(literal, literal + end) is (end == "")
+
+
+@pytest.mark.parametrize(
+    ("operation", "network", "expected"),
+    [
+        ("CreateTrainingJob", {"VpcConfig": {"Subnets": ["a", "b"], "SecurityGroupIds": ["g"]}}, True),
+        ("CreateProcessingJob", {"NetworkConfig": {"VpcConfig": {"Subnets": ["a"], "SecurityGroupIds": ["g"]}}}, True),
+        ("CreateTrainingJob", {"VpcConfig": {"Subnets": ["a", "c"], "SecurityGroupIds": ["g"]}}, False),
+        ("CreateTrainingJob", {"VpcConfig": {"Subnets": ["a"], "SecurityGroupIds": ["h"]}}, False),
+        ("CreateProcessingJob", {"NetworkConfig": {"EnableNetworkIsolation": True}}, False),
+        ("CreateTrainingJob", {}, False),
+    ],
+)
+def test_a_condition_on_the_network_admits_jobs_inside_it_only(operation: str, network: Any, expected: bool) -> None:
+    condition = {  # as stacks/pipeline.py has it; ForAllValues alone would admit a job that names no network
+        "ForAllValues:StringEquals": {"sagemaker:VpcSubnets": ["a", "b"], "sagemaker:VpcSecurityGroupIds": ["g"]},
+        "Null": {"sagemaker:VpcSubnets": "false", "sagemaker:VpcSecurityGroupIds": "false"},
+    }
+    name = f"{operation.removeprefix('Create')}Name"
+    (create, *_) = request_actions.wanted("sagemaker", operation, {name: "j", **network}, Place("us-east-1", "1" * 12))
+    statement = {"Action": f"sagemaker:{operation}", "Resource": "*", "Condition": condition}
+    assert matches(statement, Call(ROLE, create.action, create.resource, create.context)) is expected

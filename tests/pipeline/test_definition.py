@@ -111,7 +111,7 @@ def test_what_the_design_lists_can_be_changed_at_run_time(finetune: dict[str, An
     assert [name for name in names if f'"Parameters.{name}"' not in text] == [], "declared and never used"
 
 
-@pytest.mark.parametrize("environment", ["local", "dev", "prod"])
+@pytest.mark.parametrize("environment", ["local", "dev", "prod", "private"])
 @pytest.mark.parametrize("build", [finetune_definition, deploy_definition, compare_definition])
 def test_every_request_is_one_that_the_service_accepts(environment: str, build: Any) -> None:
     definition = with_resources(json.loads(build(load(environment))))

@@ -742,3 +742,25 @@ def test_tuning_every_weight_is_estimated_at_six_operations_a_weight_and_an_adap
     assert speeds["lora"] / speeds["None"] == pytest.approx(6 / 4)
     weights = (base_model / "model.safetensors").stat().st_size / 4  # float32
     assert speeds["lora"] == pytest.approx(4 * 70e12 * 0.2 / (4 * weights))
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "volume_key", "said"),
+    [
+        ("ml.g5.12xlarge", True, "has disks of its own, which take no KMS key, and the deployed request names a key"),
+        (
+            "ml.p3.2xlarge",
+            False,
+            "has volumes that only a KMS key of yours encrypts .* the deployed request names none",
+        ),
+    ],
+)
+def test_an_instance_type_whose_volumes_the_deployed_request_does_not_fit_is_refused_before_any_work(
+    tmp_path: Path, instance_type: str, volume_key: bool, said: str
+) -> None:
+    job = PrepareJob(
+        "not there", tmp_path / "report", "instruction", instance_type=instance_type, volume_key=volume_key
+    )
+    with pytest.raises(StepError, match=f"TrainingInstanceType is '{instance_type}', which {said}"):
+        prepare_data.run(job)
+    assert list(tmp_path.iterdir()) == []

@@ -33,7 +33,7 @@ def job(**changes: Any) -> DeployJob:
         "model_package_arn": ARN, "model_package_group": "mistral", "endpoint_name": "mistral",
         "component_name": "mistral", "role_arn": "arn:aws:iam::123456789012:role/serving",
         "base_model_uri": "s3://b/base-models/m/", "adapters_uri": "s3://b/adapters",
-        "captured_to": "s3://b/captured", "captured_percent": 0,
+        "captured_to": "s3://b/captured", "captured_percent": 0, "subnets": [], "security_groups": [], "volume_key": None,
         "inference_ami_version": "al2-ami-sagemaker-inference-gpu-3-1", "shape": "variant", "serve": "merged",
         "instance_type": "ml.g5.4xlarge", "instance_count": 4, "max_instance_count": None, "scale_to_zero": False,
         "target_invocations_per_minute": 60.0, "canary_instances": 1, "canary_wait_seconds": 600, "bake_seconds": 300,

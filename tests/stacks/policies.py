@@ -9,6 +9,7 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk.assertions import Template
 
 from config.settings import Settings
+from stacks.network import Network
 from stacks.pipeline import PipelineStack
 
 
@@ -25,6 +26,7 @@ def statements_of(folder: Path, settings: Settings) -> list[Any]:
         artifact_bucket=s3.Bucket(data, "Artifacts"),
         key=kms.Key(data, "Key"),
         step_code_zip=folder / "code.zip",
+        network=Network.of_the_user(settings.network) if settings.network else None,
         env=environment,
     )
     policies = Template.from_stack(stack).find_resources("AWS::IAM::Policy")
