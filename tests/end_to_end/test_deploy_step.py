@@ -300,7 +300,7 @@ def test_an_update_by_somebody_else_is_waited_for(cloud: Cloud) -> None:
     release = cloud.deploy(old, "d", CANARY).deployment["release"]
     configuration = cloud.sagemaker.describe_endpoint_config(EndpointConfigName=release)["ProductionVariants"]
     cloud.sagemaker.create_endpoint_config(EndpointConfigName="by-hand", ProductionVariants=configuration)
-    routing = {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 900}
+    routing = {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 1500}  # 25 s here, in which the step has started
     cloud.sagemaker.update_endpoint(
         EndpointName="d",
         EndpointConfigName="by-hand",

@@ -107,7 +107,7 @@ def test_drift_in_captured_traffic_starts_one_run(served: Deployment) -> None:
     assert view.status == "Succeeded" and list(steps_of(view)) == ["PrepareData", "NewTraining"]
     assert "drifted: " in look()
     assert newer(served, before) == [arn], "the alarm rings already"
-    (message,) = [one for one in told(served, queue) if "has drifted" in one]
+    (message,) = wait_for(lambda: [one for one in told(served, queue) if "has drifted" in one])
     assert "#alarmsV2:alarm/" in message
     figures = client(served, "cloudwatch").get_metric_statistics(
         Namespace="FineTuning/Traffic", MetricName="PromptSimilarity",
