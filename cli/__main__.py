@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
@@ -31,6 +31,7 @@ from config.settings import SettingsError, load
 from pipeline_steps.contract import files
 from pipeline_steps.contract.comparison import Sampling
 from pipeline_steps.contract.errors import StepError
+from pipeline_steps.contract.releases import version as model_version
 
 app = typer.Typer(
     name="finetune",
@@ -171,11 +172,12 @@ def approve_command(
 ) -> None:
     """Approve a model package, after a look at its figures; its release starts by itself."""
     deployment = deployment_of(environment, as_json)
+    where = releases.where(deployment, environment, follow)
     chosen = _shown(deployment, packages.choose(deployment, package))
     if chosen.status == "Approved":
         console.print("it is Approved already; nothing was changed (`finetune deploy` releases it again)")
         return tell(as_json, {"package": chosen.to_dict(), "changed": False, "execution": None})
-    confirm(f"approve version {chosen.version} and release it to {deployment.settings.endpoint_name}?", yes)
+    confirm(f"approve version {chosen.version} and release it to {where}?", yes)
     clock = time.time()
     packages.decide(deployment, chosen.arn, "Approved", note or "approved with finetune approve")
     console.print(f"approved; {deployment.settings.deploy_pipeline_name} starts by itself")
@@ -202,7 +204,7 @@ def reject_command(
     if chosen.status == "Rejected":
         console.print("it is Rejected already; nothing was changed")
         return tell(as_json, {"package": chosen.to_dict(), "changed": False})
-    current = releases.serving(deployment)
+    current = releases.serving(deployment) if deployment.settings.serves else None
     if current and current.package == chosen.arn:
         console.print("this package serves now, and goes on serving; `finetune rollback` goes back to the one before")
     confirm(f"reject version {chosen.version}?", yes)
@@ -221,18 +223,18 @@ def deploy_command(
     environment: Environment = "dev",
 ) -> None:
     """Release an approved package to the endpoint. What serves it already is not changed."""
-    deployment = deployment_of(environment, as_json)
-    chosen = packages.read(deployment, packages.choose(deployment, package, None if package else "Approved"))
-    if chosen.status != "Approved":
-        raise CommandError(
-            f"version {chosen.version} is {chosen.status}{f' ({chosen.note})' if chosen.note else ''}; only an Approved package is "
-            f"released: `finetune approve {chosen.version}`"
-        )
-    execution = releases.start(deployment, chosen.arn)
-    console.print(f"releasing version {chosen.version}: {execution}")
+    deployment = deployment_of(environment, as_json, "endpoint")
+    arn = packages.choose(deployment, package, None if package else "Approved")
+    told: dict[str, Any] = {"arn": arn, "version": model_version(arn)}
+    if deployment.settings.trains:  # from elsewhere only Deploy may ask the registry, and it does
+        chosen = packages.read(deployment, arn)
+        packages.require_approved(chosen)
+        told = chosen.to_dict()
+    execution = releases.start(deployment, arn)
+    console.print(f"releasing version {told['version']}: {execution}")
     if follow:
         show_until_end(deployment, execution)
-    tell(as_json, {"package": chosen.to_dict(), "execution": execution})
+    tell(as_json, {"package": told, "execution": execution})
 
 
 @app.command("permissions")
@@ -249,8 +251,8 @@ def rollback_command(
     as_json: Json = False,
     environment: Environment = "dev",
 ) -> None:
-    """Go back to the approved package before the one that serves, which is rejected."""
-    deployment = deployment_of(environment, as_json)
+    """Go back to the approved package before the one that serves, which is rejected (in a serving place: goes on elsewhere)."""
+    deployment = deployment_of(environment, as_json, "endpoint")
     releases.require_endpoint(deployment)
     current = releases.serving(deployment)
     if current is None:
@@ -258,15 +260,20 @@ def rollback_command(
             f"{deployment.settings.endpoint_name} was not seen to serve any package; there is nothing to go back from"
         )
     previous = releases.before(deployment, current)
-    console.print("[bold]serves now, and is rejected:[/]")
-    _shown(deployment, current.package)
-    console.print("[bold]serves then:[/]")
-    target = _shown(deployment, previous)
-    confirm(f"go back to version {target.version}?", yes)
-    # First the mark: from here on the newest approved package is the one that is to serve, whoever looks.
-    packages.decide(deployment, current.package, "Rejected", note or "rolled back with finetune rollback")
+    if deployment.settings.trains:
+        console.print("[bold]serves now, and is rejected:[/]")
+        _shown(deployment, current.package)
+        console.print("[bold]serves then:[/]")
+        _shown(deployment, previous)
+    else:
+        console.print(f"serves now: {current.package}; for all places it is rejected where it is registered")
+    version = model_version(previous)
+    confirm(f"go back to version {version}?", yes)
+    if deployment.settings.trains:
+        # First the mark: from here on the newest approved package is the one that is to serve, whoever looks.
+        packages.decide(deployment, current.package, "Rejected", note or "rolled back with finetune rollback")
     execution = releases.start(deployment, previous)
-    console.print(f"going back to version {target.version}: {execution}")
+    console.print(f"going back to version {version}: {execution}")
     if follow:
         show_until_end(deployment, execution)
     tell(as_json, {"from": current.package, "to": previous, "execution": execution})
@@ -275,7 +282,7 @@ def rollback_command(
 @app.command("endpoints")
 def endpoints_command(as_json: Json = False, environment: Environment = "dev") -> None:
     """Show what serves: status, package, instances, alarms, and why the last release failed."""
-    deployment = deployment_of(environment, as_json)
+    deployment = deployment_of(environment, as_json, "endpoint")
     releases.require_endpoint(deployment)
     view = releases.endpoint(deployment)
     if view is None:
@@ -363,7 +370,7 @@ def invoke_command(
 ) -> None:
     """Ask the endpoint; the answer appears as the model writes it."""
     request = invocation.request(prompt, column or [], chat, max_new_tokens, temperature)
-    deployment = deployment_of(environment, as_json)
+    deployment = deployment_of(environment, as_json, "endpoint")
     releases.require_endpoint(deployment)
     if as_json:
         print(json.dumps(invocation.ask(deployment, request), ensure_ascii=False))

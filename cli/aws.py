@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import boto3
 from botocore.config import Config
@@ -23,6 +23,10 @@ ADDRESS_FILE = "address.json"  # in the state folder while local AWS runs: where
 LOCAL_CREDENTIALS = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
 
 
+# What a command works on; with serving places the two are in accounts or regions of their own.
+Needs = Literal["pipelines", "endpoint", "either"]
+
+
 @dataclass(frozen=True)
 class Deployment:
     """A deployed environment: `Deployment(load("prod"))` on AWS, with `endpoint_url` on local AWS."""
@@ -31,9 +35,22 @@ class Deployment:
     endpoint_url: str | None = None
 
     @classmethod
-    def named(cls, environment: str) -> "Deployment":
-        """The deployment of `environment`; `local` is the local AWS that runs now."""
-        return cls(load(environment), local_address() if environment == "local" else None)
+    def named(cls, environment: str, needs: Needs = "pipelines") -> "Deployment":
+        """The deployment of `environment`; `local` is the local AWS that runs now.
+
+        Raises CommandError if what the command needs is in another account or region of it.
+        """
+        deployment = cls(load(environment), local_address() if environment == "local" else None)
+        settings = deployment.settings
+        if needs == "pipelines" and not settings.trains:
+            whole = environment.rpartition("/")[0]
+            raise CommandError(
+                f"{environment} only serves what account {settings.registry.account} registers; use -e {whole} for this"
+            )
+        if needs == "endpoint" and not settings.serves:
+            places = " or ".join(f"-e {environment}/{name}" for name in settings.serving)
+            raise CommandError(f"{settings.name} is not served in the account of its pipelines; use {places}")
+        return deployment
 
     @cached_property
     def session(self) -> Any:
@@ -73,7 +90,7 @@ class Deployment:
 
     def output(self, stack: str, key: str) -> str:
         """Value of an output of the stack `<name>-<stack>`."""
-        name = f"{self.settings.name}-{stack}"
+        name = self.settings.stack_name(stack)
         try:
             stacks = self.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
         except (ClientError, BotoCoreError) as error:

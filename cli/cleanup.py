@@ -120,9 +120,8 @@ def _named(deployment: Deployment) -> dict[str, str]:
 
 
 def _running(deployment: Deployment) -> dict[str, str]:
-    settings, found = deployment.settings, {}
-    names = [settings.finetune_pipeline_name, settings.deploy_pipeline_name, settings.compare_pipeline_name]
-    for name in [*names, *([settings.monitor_pipeline_name] if settings.monitoring.enabled else [])]:
+    found: dict[str, str] = {}
+    for name in deployment.settings.pipeline_names:
         pages = deployment.sagemaker.get_paginator("list_pipeline_executions").paginate(PipelineName=name)
         for one in (one for page in pages for one in page["PipelineExecutionSummaries"]):
             if one["PipelineExecutionStatus"] in executions.RUNNING:

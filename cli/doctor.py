@@ -69,7 +69,7 @@ def _all(environment: str) -> Iterator[Finding]:
         "configuration", "ok", f"{environment}: {settings.name}, {settings.base_model.name}, {settings.region}"
     )
     try:
-        deployment = Deployment.named(environment)
+        deployment = Deployment.named(environment, "either")
     except CommandError as error:
         yield Finding("AWS", "error", str(error), "run 'make local' in another terminal")
         return

@@ -14,7 +14,6 @@ from cli.aws import Deployment
 from pipeline_steps.contract import files
 
 Row = tuple[str, Any, str, str]
-STACKS = ("storage", "pipeline", "triggers", "operations")
 BOOTSTRAP_PARAMETER = "/cdk-bootstrap/hnb659fds/version"
 LEAST_BOOTSTRAP = 6  # aws-cdk-lib's templates refuse an older one
 IMAGE = re.compile(
@@ -43,9 +42,9 @@ def findings(deployment: Deployment, environment: str) -> Iterator[Row]:
         reason = "they are named by the stacks, which are not all deployed"
         yield "images, data, keys", "not checked", reason, "deploy, then run this again"
         return
+    of_trainings = (("base model", base_model), ("dataset", dataset)) if deployment.settings.trains else ()
     for check, look in (
-        ("base model", base_model),
-        ("dataset", dataset),
+        *of_trainings,
         ("images", images),
         ("KMS keys", kms_keys),
         ("VPC endpoints", vpc_endpoints),
@@ -114,9 +113,11 @@ def bootstrap(deployment: Deployment) -> Iterator[Row]:
 def stacks(deployment: Deployment, environment: str) -> Iterator[Row]:
     cloudformation, deploy = deployment.client("cloudformation"), f"make deploy ENVIRONMENT={environment}"
     missing, there = [], []
-    network = deployment.settings.network
-    wanted = (*STACKS, "network") if network is not None and network.is_created else STACKS
-    for name in (f"{deployment.settings.name}-{stack}" for stack in wanted):
+    settings = deployment.settings
+    wanted = ["storage", *(("pipeline", "triggers") if settings.trains else ("serving",)), "operations"]
+    if settings.network is not None and settings.network.is_created:
+        wanted.append("network")
+    for name in map(settings.stack_name, wanted):
         try:
             status = cloudformation.describe_stacks(StackName=name)["Stacks"][0]["StackStatus"]
         except ClientError as error:
@@ -160,20 +161,25 @@ def needs(deployment: Deployment) -> dict[str, tuple[int, int]]:
     """Quota's name -> instances that may be used at once, and without which nothing works."""
     settings = deployment.settings
     training, processing, release = settings.training, settings.processing, settings.release
-    kind = "spot training job" if training.spot else "training job"
-    found = {f"{training.instance_type} for {kind} usage": (training.instance_count, training.instance_count)}
-    if training.keep_alive_minutes:
-        count = training.instance_count
-        found[f"{training.instance_type} for training warm pool usage"] = (count, count)
-    for instance_type, count in (
-        (processing.prepare_instance_type, processing.prepare_instance_count),
-        (processing.evaluate_instance_type, 1),
-        (processing.deploy_instance_type, 1),
-        *([(settings.monitoring.instance_type, 1)] if settings.monitoring.enabled else []),
-    ):
+    found: dict[str, tuple[int, int]] = {}
+    jobs = [(settings.monitoring.instance_type, 1)] if settings.monitoring.enabled else []
+    if settings.trains:
+        kind, count = "spot training job" if training.spot else "training job", training.instance_count
+        found[f"{training.instance_type} for {kind} usage"] = (count, count)
+        if training.keep_alive_minutes:
+            found[f"{training.instance_type} for training warm pool usage"] = (count, count)
+        jobs += [
+            (processing.prepare_instance_type, processing.prepare_instance_count),
+            (processing.evaluate_instance_type, 1),
+        ]
+    if settings.serves:
+        jobs.append((processing.deploy_instance_type, 1))
+    for instance_type, count in jobs:
         name = f"{instance_type} for processing job usage"
         most = max(count, found.get(name, (0, 0))[0])
         found[name] = (most, most)
+    if not settings.serves:
+        return found
     most = max(release.instance_count, release.max_instance_count or 0)
     side_by_side = most if release.shape == "inference_components" else 2 * most
     found[f"{release.instance_type} for endpoint usage"] = (side_by_side, release.instance_count)
@@ -252,7 +258,7 @@ def images(deployment: Deployment) -> Iterator[Row]:
 def kms_keys(deployment: Deployment) -> Iterator[Row]:
     """Keys that the pipelines and the buckets name: they must be there, and enabled."""
     kms, keys = deployment.client("kms"), _texts(_definitions(deployment), KMS_KEYS)
-    for bucket in (deployment.raw_bucket, deployment.artifact_bucket):
+    for bucket in (*([deployment.raw_bucket] if deployment.settings.trains else []), deployment.artifact_bucket):
         try:
             keys |= _texts(deployment.s3.get_bucket_encryption(Bucket=bucket), ("KMSMasterKeyID",))
         except ClientError as error:
@@ -301,10 +307,9 @@ def vpc_endpoints(deployment: Deployment) -> Iterator[Row]:
 
 
 def _definitions(deployment: Deployment) -> list[Any]:
-    settings = deployment.settings
-    names = [settings.finetune_pipeline_name, settings.deploy_pipeline_name, settings.compare_pipeline_name]
-    names += [settings.monitor_pipeline_name] if settings.monitoring.enabled else []
-    described = (deployment.sagemaker.describe_pipeline(PipelineName=name) for name in names)
+    described = (
+        deployment.sagemaker.describe_pipeline(PipelineName=name) for name in deployment.settings.pipeline_names
+    )
     return [json.loads(one["PipelineDefinition"]) for one in described]
 
 

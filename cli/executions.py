@@ -67,7 +67,7 @@ def start(
         jumpstart.check_parameters(deployment.settings, parameters)
     try:
         answer = deployment.sagemaker.start_pipeline_execution(
-            PipelineName=pipeline or deployment.settings.finetune_pipeline_name,
+            PipelineName=pipeline or deployment.settings.main_pipeline_name,
             PipelineParameters=[{"Name": name, "Value": value} for name, value in parameters.items()],
             **({"PipelineExecutionDescription": description} if description else {}),
         )
@@ -80,7 +80,7 @@ def arn_of(deployment: Deployment, execution: str) -> str:
     """ARN of an execution that is named by its ARN, or by its id in `<name>-finetune`. Raises CommandError."""
     arn = execution
     if not execution.startswith("arn:"):
-        pipeline = deployment.sagemaker.describe_pipeline(PipelineName=deployment.settings.finetune_pipeline_name)
+        pipeline = deployment.sagemaker.describe_pipeline(PipelineName=deployment.settings.main_pipeline_name)
         arn = f"{pipeline['PipelineArn']}/execution/{execution}"
     try:
         deployment.sagemaker.describe_pipeline_execution(PipelineExecutionArn=arn)
@@ -91,7 +91,7 @@ def arn_of(deployment: Deployment, execution: str) -> str:
 
 def newest(deployment: Deployment, pipeline: str | None = None) -> str | None:
     """ARN of the execution of a pipeline (`<name>-finetune`) that started last, or None."""
-    summaries = newest_ones(deployment, pipeline or deployment.settings.finetune_pipeline_name, 1)
+    summaries = newest_ones(deployment, pipeline or deployment.settings.main_pipeline_name, 1)
     return summaries[0]["PipelineExecutionArn"] if summaries else None
 
 
@@ -105,7 +105,7 @@ def newest_ones(deployment: Deployment, pipeline: str, most: int) -> list[Any]:
 
 def the_running(deployment: Deployment) -> str:
     """ARN of the one execution of `<name>-finetune` that runs. Raises CommandError if there is none, or more than one."""
-    name = deployment.settings.finetune_pipeline_name
+    name = deployment.settings.main_pipeline_name
     pages = deployment.sagemaker.get_paginator("list_pipeline_executions").paginate(PipelineName=name)
     found = [
         str(one["PipelineExecutionArn"])

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from cli import executions
-from cli.aws import Deployment
+from cli.aws import Deployment, Needs
 from cli.console import EXECUTION_FAILED, CommandError, console
 from config.settings import TuningMode, environments
 
@@ -28,7 +28,7 @@ Environment = Annotated[
     typer.Option(
         "--environment",
         "-e",
-        help="A file of config/ without .yaml; 'local' is the local AWS that runs.",
+        help="A file of config/ without .yaml; 'local' is the local AWS that runs; ENVIRONMENT/PLACE one of its serving places.",
         autocompletion=_environments,
     ),
 ]
@@ -43,10 +43,10 @@ def check_mode(mode: str) -> str:
     return mode
 
 
-def deployment_of(environment: str, as_json: bool = False) -> Deployment:
+def deployment_of(environment: str, as_json: bool = False, needs: Needs = "pipelines") -> Deployment:
     """The deployment of the environment; with `as_json` stdout belongs to the JSON alone."""
     console.stderr = as_json
-    return Deployment.named(environment)
+    return Deployment.named(environment, needs)
 
 
 def confirm(question: str, yes: bool) -> None:

@@ -57,6 +57,8 @@ def arns(deployment: Deployment, status: str | None = None) -> list[str]:
 def choose(deployment: Deployment, named: str | None, status: str | None = None) -> str:
     """ARN of the package that the user names by version or ARN; by default the newest (with this approval status)."""
     group = deployment.settings.model_package_group_name
+    if not deployment.settings.trains and (named is None or named.isdigit()):
+        return _elsewhere(deployment, named)
     if named is None:
         found = arns(deployment, status)
         if not found:
@@ -72,6 +74,19 @@ def choose(deployment: Deployment, named: str | None, status: str | None = None)
     if ":model-package/" not in named or releases.group(named) != group:
         raise CommandError(f"{named!r} is neither a version number nor the ARN of a package of the group {group}")
     return named
+
+
+def _elsewhere(deployment: Deployment, named: str | None) -> str:
+    """ARN of a version in the account and region that registers it, where nothing of it can be listed."""
+    registry = deployment.settings.registry
+    if named is None:
+        raise CommandError(
+            f"name the version: the registry of {registry.name} is in account {registry.account}, {registry.region}, and cannot be "
+            "listed from here"
+        )
+    partition = deployment.session.get_partition_for_region(registry.region)
+    group = f"model-package/{registry.model_package_group_name}"
+    return f"arn:{partition}:sagemaker:{registry.region}:{registry.account}:{group}/{named}"
 
 
 def read(deployment: Deployment, arn: str) -> Package:
@@ -105,6 +120,14 @@ def _metrics(deployment: Deployment, uri: str) -> dict[str, Metric]:
         )
         for name, one in content["metrics"].items()
     }
+
+
+def require_approved(package: Package) -> None:
+    if package.status != "Approved":
+        raise CommandError(
+            f"version {package.version} is {package.status}{f' ({package.note})' if package.note else ''}; only an Approved package "
+            f"is released: `finetune approve {package.version}`"
+        )
 
 
 def decide(deployment: Deployment, arn: str, status: str, note: str) -> None:

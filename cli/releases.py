@@ -23,6 +23,19 @@ def require_endpoint(deployment: Deployment) -> None:
         )
 
 
+def where(deployment: Deployment, environment: str, follow: bool) -> str:
+    """What an approval releases to, in words. Raises CommandError if a release that is to be followed is not in this account."""
+    settings = deployment.settings
+    if settings.serves:
+        return settings.endpoint_name
+    places = [f"{environment}/{name}" for name in settings.serving]
+    if follow:
+        raise CommandError(
+            f"the releases are in other accounts or regions; leave out --follow, and see them with 'finetune status -e {places[0]}'"
+        )
+    return f"{settings.endpoint_name} in {', '.join(places)}"
+
+
 def serving(deployment: Deployment) -> releases.Serving | None:
     """The release that the endpoint (or the component) was last seen to serve, or None without one."""
     settings = deployment.settings
@@ -65,7 +78,12 @@ def wait_for_start(deployment: Deployment, package_arn: str, since: float) -> st
 
 
 def before(deployment: Deployment, current: releases.Serving) -> str:
-    """ARN of the package to go back to: the newest Approved one that is older than what serves."""
+    """ARN of the package to go back to: the newest Approved one that is older than what serves.
+
+    A serving place cannot ask the registry: there it is the newest of the earlier releases that were kept.
+    """
+    if not deployment.settings.trains:
+        return _kept_before(deployment, current)
     older = [
         arn
         for arn in packages.arns(deployment, "Approved")
@@ -77,6 +95,22 @@ def before(deployment: Deployment, current: releases.Serving) -> str:
             "Approve an older version first: `finetune approve VERSION`"
         )
     return older[0]
+
+
+def _kept_before(deployment: Deployment, current: releases.Serving) -> str:
+    name = deployment.settings.inference_component_name or deployment.settings.endpoint_name
+    pages = deployment.sagemaker.get_paginator("list_models").paginate(NameContains=f"{name[:40]}-v")
+    names = [one["ModelName"] for page in pages for one in page["Models"]]
+    now = releases.version(current.package)
+    older = [
+        version for one in names if releases.is_release(one, name) and (version := releases.released_version(one)) < now
+    ]
+    if not older:
+        raise CommandError(
+            f"{current.package} serves, and no earlier release is kept here: there is nothing to go back to. "
+            "`finetune deploy VERSION` releases any approved version"
+        )
+    return f"{current.package.rsplit('/', 1)[0]}/{max(older)}"
 
 
 def endpoint(deployment: Deployment) -> dict[str, Any] | None:
@@ -92,12 +126,12 @@ def endpoint(deployment: Deployment) -> dict[str, Any] | None:
         "configuration": described["EndpointConfigName"],
         "coming": described.get("PendingDeploymentSummary", {}).get("EndpointConfigName"),
         "package": current.package if current else None,
-        "package_status": packages.read(deployment, current.package).status if current else None,
+        "package_status": packages.read(deployment, current.package).status if current and settings.trains else None,
         "release": current.release if current else None,
         "instances": sum(one.get("CurrentInstanceCount", 0) for one in described.get("ProductionVariants", [])),
         "changed": described["LastModifiedTime"].isoformat(),
         "failure": described.get("FailureReason"),
-        "last_rejected": _last_rejected(deployment),
+        "last_rejected": _last_rejected(deployment) if settings.trains else None,
         "components": [],
         "alarms": {},
     }
@@ -128,9 +162,8 @@ def endpoint(deployment: Deployment) -> dict[str, Any] | None:
 
 def render(view: dict[str, Any]) -> Group:
     """A line for each thing to know; whole names, to copy them."""
-    package = (
-        f"{view['package']} ({view['package_status']})" if view["package"] else "not seen to serve any package yet"
-    )
+    status = f" ({view['package_status']})" if view["package_status"] else ""
+    package = f"{view['package']}{status}" if view["package"] else "not seen to serve any package yet"
     rows = {
         "endpoint": view["name"],
         "status": f"{view['status']}, to {view['coming']}" if view["coming"] else view["status"],

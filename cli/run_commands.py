@@ -64,7 +64,7 @@ def status_command(
     execution: Execution = None, follow: Follow = False, as_json: Json = False, environment: Environment = "dev"
 ) -> None:
     """Show the steps of an execution, their state, time and reason."""
-    deployment = deployment_of(environment, as_json)
+    deployment = deployment_of(environment, as_json, "either")
     arn = _chosen(deployment, execution)
     console.print(arn)
     if follow:
@@ -84,7 +84,7 @@ def logs_command(
     environment: Environment = "dev",
 ) -> None:
     """Print what a step's job wrote."""
-    deployment = deployment_of(environment)
+    deployment = deployment_of(environment, needs="either")
     for line in job_logs.of_step(deployment, _chosen(deployment, execution), step, follow):
         print(plain(line), flush=follow)
 
@@ -141,7 +141,7 @@ def retry_command(
     execution: Execution = None, follow: Follow = False, as_json: Json = False, environment: Environment = "dev"
 ) -> None:
     """Go on with an execution that failed or was stopped: what succeeded is not run again."""
-    deployment = deployment_of(environment, as_json)
+    deployment = deployment_of(environment, as_json, "either")
     arn = _chosen(deployment, execution)
     again = interventions.retry(deployment, arn)
     console.print(f"{arn} goes on with {', '.join(again) or 'the steps that have not run yet'}")
@@ -160,7 +160,7 @@ def stop_command(
     environment: Environment = "dev",
 ) -> None:
     """Stop an execution, and wait until none of its jobs runs any more."""
-    deployment = deployment_of(environment, as_json)
+    deployment = deployment_of(environment, as_json, "either")
     arn = executions.arn_of(deployment, execution) if execution else executions.the_running(deployment)
     confirm(f"stop {arn}?", yes)
     with console.status("stopping; a job has two minutes to save what it has"):
@@ -213,6 +213,6 @@ def _chosen(deployment: Deployment, execution: str | None) -> str:
     arn = executions.arn_of(deployment, execution) if execution else executions.newest(deployment)
     if arn is None:
         raise CommandError(
-            f"{deployment.settings.finetune_pipeline_name} has not run yet; start it with 'finetune start'"
+            f"{deployment.settings.main_pipeline_name} has not run yet; 'finetune start' starts a run, an approval a release"
         )
     return arn

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 InstanceType = Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9-]+$")]
@@ -35,6 +35,9 @@ VpcId = Annotated[str, Field(pattern=r"^(create|vpc-[0-9a-f]{8,17})$")]
 SubnetId = Annotated[str, Field(pattern=r"^subnet-[0-9a-f]{8,17}$")]
 SecurityGroupId = Annotated[str, Field(pattern=r"^sg-[0-9a-f]{8,17}$")]
 AlarmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,254}$")]
+Account = Annotated[str, Field(pattern=r"^\d{12}$", description="twelve digits")]
+Region = Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
+PlaceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,15}$")]
 
 
 # Settings of TrainingSettings that are not FineTune's hyperparameters: whoever trains, they hold.
@@ -539,6 +542,16 @@ class NetworkSettings(Group):
         return self
 
 
+class ServingPlace(Group):
+    """An account and region that serves what the pipelines of another one register; docs/serving-accounts.md explains it."""
+
+    account: Account
+    region: Region
+    network: NetworkSettings | None = Field(
+        default=None, description="of the endpoint, and of the job that releases to it"
+    )
+
+
 class JumpStartSettings(Group):
     """The model that JumpStart trains, with `backend: jumpstart`; docs/from-jumpstart.md explains it."""
 
@@ -556,13 +569,14 @@ class JumpStartSettings(Group):
 
 
 class Settings(Group):
-    """One deployment of the whole product into one account and region."""
+    """One deployment of the whole product: into one account and region, and those of `serving`, if there are any."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,23}$")] = Field(description="prefix of every resource name")
-    account: Annotated[str, Field(pattern=r"^\d{12}$")] | None = Field(
-        default=None, description="twelve digits; without it, the CDK CLI's current account"
+    account: Account | None = Field(default=None, description="without it, the CDK CLI's current account")
+    region: Region = "us-east-1"
+    serving: dict[PlaceName, ServingPlace] = Field(
+        default={}, description="where approved models are served; without it, here"
     )
-    region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")] = "us-east-1"
     keep_data: bool = Field(default=True, description="buckets and models outlive a deleted stack")
     network: NetworkSettings | None = None
     backend: Backend = Field(
@@ -581,6 +595,43 @@ class Settings(Group):
     monitoring: MonitoringSettings = MonitoringSettings()
     operations: OperationsSettings = OperationsSettings()
 
+    _of_place: tuple[PlaceName, "Settings"] | None = PrivateAttr(default=None)
+
+    def at(self, place: PlaceName) -> "Settings":
+        """What holds in one of `serving`: its account, region and network in place of those of the pipelines."""
+        there = self.serving[place]
+        found = self.model_copy(
+            update={"account": there.account, "region": there.region, "network": there.network, "serving": {}}
+        )
+        found._of_place = (place, self)
+        return found
+
+    @property
+    def place(self) -> PlaceName | None:
+        """Which one of `serving` these are the settings of; None where the pipelines are."""
+        return self._of_place[0] if self._of_place else None
+
+    @property
+    def registry(self) -> "Settings":
+        """Settings of the account and region whose pipelines register the models."""
+        return self._of_place[1] if self._of_place else self
+
+    @property
+    def trains(self) -> bool:
+        return self.place is None
+
+    @property
+    def serves(self) -> bool:
+        return not self.serving
+
+    def stack_name(self, stack: str) -> str:
+        """`<name>-storage` and the like; in a serving place with its name at the end."""
+        return "-".join([self.name, stack, *([self.place] if self.place else [])])
+
+    def deploy_role_name(self, place: PlaceName) -> str:
+        """Of a serving place: what the registry's account knows it by."""
+        return f"{self.name}-{place}-deploy"
+
     @property
     def finetune_pipeline_name(self) -> str:
         return f"{self.name}-finetune"
@@ -590,12 +641,27 @@ class Settings(Group):
         return f"{self.name}-deploy"
 
     @property
+    def main_pipeline_name(self) -> str:
+        """The pipeline that people mean when they name none."""
+        return self.finetune_pipeline_name if self.trains else self.deploy_pipeline_name
+
+    @property
     def compare_pipeline_name(self) -> str:
         return f"{self.name}-compare"
 
     @property
     def monitor_pipeline_name(self) -> str:
         return f"{self.name}-monitor"
+
+    @property
+    def pipeline_names(self) -> list[str]:
+        """All pipelines of this account and region."""
+        return [
+            *([self.finetune_pipeline_name] if self.trains else []),
+            *([self.deploy_pipeline_name] if self.serves else []),
+            *([self.compare_pipeline_name] if self.trains else []),
+            *([self.monitor_pipeline_name] if self.monitoring.enabled else []),
+        ]
 
     @property
     def endpoint_name(self) -> str:
@@ -622,17 +688,50 @@ class Settings(Group):
         }
         if self.release.target == "bedrock":
             asked["bedrock"] = "Deploy: imports the model"
-        else:
+        elif self.serves:
             asked |= {
                 "sagemaker.runtime": "Deploy: asks the endpoint",
                 "monitoring": "Deploy: alarms of a release; Monitor: metrics of the traffic",
                 "application-autoscaling": "Deploy: instances of the endpoint",
             }
-        if self.gate.judge_model_id:
+        if self.trains and self.gate.judge_model_id:
             asked["bedrock-runtime"] = "Evaluate: the judge"
-        if self.training.mlflow_server:
+        if self.trains and self.training.mlflow_server:
             asked["experiments"] = "FineTune: the MLflow server"
         return asked
+
+    @model_validator(mode="after")
+    def places_are_apart_and_can_be_reached(self) -> "Settings":
+        if not self.serving:
+            return self
+        problems = []
+        if self.account is None:
+            problems.append("serving is set but account is not; each account must know the other: add account")
+        for group, value, allowed in (
+            ("release.target", self.release.target, "sagemaker"),
+            ("release.serve", self.release.serve, "merged"),
+            ("monitoring.enabled", self.monitoring.enabled, False),
+        ):
+            if value != allowed:
+                problems.append(
+                    f"serving is set but {group} is {value!r}; in a serving place it can only be {allowed!r}"
+                )
+        taken = {(self.account, self.region): "the pipelines"}
+        for name, place in self.serving.items():
+            where = (place.account, place.region)
+            if where in taken:
+                problems.append(
+                    f"serving.{name} is {place.account} in {place.region}, as {taken[where]}; each is an account and region of its own"
+                )
+            taken[where] = f"serving.{name}"
+            if place.network is not None and place.region != self.region:
+                problems.append(
+                    f"serving.{name}.network is set and its region is {place.region}; from a VPC without internet the registry in "
+                    f"{self.region} cannot be reached: use that region, or no network"
+                )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
 
     @model_validator(mode="after")
     def what_was_trained_can_be_asked(self) -> "Settings":
@@ -744,12 +843,28 @@ def environments(folder: Path = Path(__file__).parent) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
+def deployments(folder: Path = Path(__file__).parent) -> list[str]:
+    """What can be deployed by itself: the configurations, and each of their serving places as <environment>/<place>."""
+    return [
+        one
+        for name in environments(folder)
+        for one in (name, *(f"{name}/{place}" for place in load(name, folder).serving))
+    ]
+
+
 def load(environment: str, folder: Path = Path(__file__).parent) -> Settings:
     """The settings of `environment`: the name of a file in `folder`, or the path of a YAML file of yours.
 
-    Raises SettingsError with every problem of the file: unknown keys (with the nearest known one), wrong types,
-    values outside their limits, fields that contradict each other.
+    `<environment>/<place>` are those of one of its serving places. Raises SettingsError with every problem of the file:
+    unknown keys (with the nearest known one), wrong types, values outside their limits, fields that contradict each other.
     """
+    if "/" in environment and not environment.endswith(".yaml"):
+        environment, _, place = environment.rpartition("/")
+        settings = load(environment, folder)
+        if place not in settings.serving:
+            known = ", ".join(f"{environment}/{name}" for name in settings.serving) or "none"
+            raise SettingsError(f"{environment} has no serving place {place!r}; those in its file: {known}")
+        return settings.at(place)
     path = Path(environment) if environment.endswith(".yaml") else folder / f"{environment}.yaml"
     if not path.is_file():
         raise SettingsError(
@@ -786,6 +901,8 @@ def _describe(problem: ErrorDetails) -> str:
 def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
     model: type[BaseModel] = Settings
     for part in location[:-1]:
+        if str(part) not in model.model_fields:  # a serving place's name
+            continue
         annotation = model.model_fields[str(part)].annotation
         model = next(t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel))
     return sorted(model.model_fields)

@@ -63,6 +63,7 @@ has_local_storage = instances.has_local_storage  # the stacks ask it too
 KEY = "${Key}"  # ARN of the KMS key
 CREATED_SUBNETS = ("Subnet1", "Subnet2")  # of a VPC that the stacks make, one in each of two zones
 CREATED_SECURITY_GROUP = "SecurityGroup"
+COPIED_MODELS = "models"  # in a serving place's bucket: the released models
 CODE_URI = "s3://${CodeBucket}/${CodeKey}"
 PROCESSING_CODE = "/opt/ml/processing/input/code"
 TRAINING_CODE = "/opt/ml/input/data/code"
@@ -206,10 +207,12 @@ def finetune_definition(settings: Settings) -> str:
         if_steps=[deploy(settings, registered.properties.ModelPackageArn)],
         else_steps=[],
     )
+    # Elsewhere an approval is heard of by an event, that of a registration as Approved too.
+    released = [auto_deploy] if settings.serves else []
     quality_gate = ConditionStep(
         "QualityGate",
         conditions=[ConditionEquals(left=evaluation_value("gate.passed"), right=True)],
-        if_steps=[registered, auto_deploy],
+        if_steps=[registered, *released],
         else_steps=[fail()],
     )
 
@@ -583,10 +586,19 @@ def to_endpoint(settings: Settings, model_package_arn: Value) -> list[Value]:
         "--max_lora_rank", str(max_lora_rank(settings)),
         "--captured_to", "s3://${ArtifactBucket}/captured",
         "--captured_percent", str(settings.monitoring.captured_percent if settings.monitoring.enabled else 0),
+        *copy_flags(settings),
         *network_flags(settings),
         *(["--volume_key", KEY] if not has_local_storage(settings.release.instance_type) else []),
         *settings.release.flags(),
     ]  # fmt: skip
+
+
+def copy_flags(settings: Settings) -> list[str]:
+    """Deploy's flags for a model that was registered in another account or region."""
+    if settings.trains:
+        return []
+    image = serving_image(settings.images, settings.region)
+    return ["--copy_to", f"s3://${{ArtifactBucket}}/{COPIED_MODELS}", "--image_uri", image]
 
 
 def compare(settings: Settings, parameters: dict[str, Parameter]) -> RequestStep:

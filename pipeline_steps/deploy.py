@@ -46,10 +46,12 @@ def main(arguments: list[str]) -> None:
 
 def run(job: DeployJob) -> None:
     started = time.monotonic()
-    aws = Aws()
+    aws = Aws(job.model_package_arn)
 
     # 1. Only what was approved is released, and only while it is what was approved.
     package = packages.read(aws, job.model_package_arn, job.model_package_group)
+    if job.copy_to and job.image_uri:
+        package = packages.copied(package, job.copy_to, job.image_uri)
 
     # 2. Towards the new release: nothing to do, made anew, or traffic moved to it under the eyes of the alarms.
     release = (Variant if job.shape == "variant" else Components)(aws, job, package)
@@ -111,7 +113,7 @@ def reject_if_to_blame(aws: Aws, package_arn: str, error: StepError) -> None:
     Who approves it again says that the cause is mended; that starts a new release (docs/decisions/0007).
     """
     if isinstance(error, ReleaseFailed) and error.by_model:
-        aws.sagemaker.update_model_package(
+        aws.registry.update_model_package(
             ModelPackageArn=package_arn,
             ModelApprovalStatus="Rejected",
             ApprovalDescription=f"Its release failed: {error}"[:REASON_CHARACTERS],

@@ -76,7 +76,7 @@ def run(job: ImportJob) -> dict[str, Any]:
     bedrock = boto3.client("bedrock")
 
     # 1. Only what was approved is imported, only while it is what was approved, and only if Bedrock can run it.
-    package = packages.read(Aws(), job.model_package_arn, job.model_package_group)
+    package = packages.read(Aws(job.model_package_arn), job.model_package_arn, job.model_package_group)
     names = readable_files(package)
 
     # 2. The model: there already, on its way, or imported now.

@@ -20,7 +20,7 @@ import yaml
 from cdk_nag import AwsSolutionsChecks, NIST80053R5Checks
 
 import app as product
-from config.settings import environments, load
+from config.settings import deployments, load
 from review import pipeline_rules, service_authorization, snapshots
 
 REPOSITORY = Path(__file__).parents[1]
@@ -58,18 +58,18 @@ def main(accept: bool) -> int:
     finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     if finished.returncode:
         raise SystemExit(f"error: the synth failed:\n{(finished.stdout + finished.stderr)[-4000:]}")
-    findings = [one for environment in environments() for one in nag_findings(environment)]
+    findings = [one for environment in deployments() for one in nag_findings(environment)]
     templates = sorted(OUTPUT.glob("*/*.template.json"))
     with ThreadPoolExecutor() as pool:
         for found in pool.map(lambda tool: tool(templates), (cfn_lint, checkov)):
             findings += found
-    for environment in environments():
+    for environment in deployments():
         findings += [
             Finding(rule, f"{job.pipeline}/{job.step}", told)
             for job in pipeline_rules.jobs(load(environment))
             for rule, told in pipeline_rules.problems(job)
         ]
-        templates_of = [path for path in templates if path.parent.name == environment]
+        templates_of = [path for path in templates if path.parent == output_of(environment)]
         known = service_authorization.reference(CHECKOV.parents[1])
         findings += [Finding(*one) for one in service_authorization.problems(templates_of, known)]
     changed = compare(accept)
@@ -80,17 +80,21 @@ def main(accept: bool) -> int:
     for each in idle:
         print(f"acknowledged and not found, remove it: {each.rule} on {each.resource}")
     print(
-        f"{len(templates)} templates of {', '.join(environments())}: {len(findings)} findings of cdk-nag, cfn-lint, checkov and "
+        f"{len(templates)} templates of {', '.join(deployments())}: {len(findings)} findings of cdk-nag, cfn-lint, checkov and "
         f"our own rules, {len(findings) - len(open_)} acknowledged, {len(open_)} not"
     )
     return 1 if open_ or idle or changed else 0
+
+
+def output_of(environment: str) -> Path:
+    return OUTPUT / environment.replace("/", "-")
 
 
 def compare(accept: bool) -> bool:
     """Whether a configuration is not as its snapshot, which is told; with `accept` the snapshots are written instead."""
     changed = False
     for environment in snapshots.SHOWN:
-        templates = sorted((OUTPUT / environment).glob("*.template.json"))
+        templates = sorted(output_of(environment).glob("*.template.json"))
         if accept:
             snapshots.write(environment, templates)
         elif lines := snapshots.differences(environment, templates):
@@ -103,7 +107,7 @@ def compare(accept: bool) -> bool:
 def nag(environment: str) -> None:
     """Synthesize a configuration with cdk-nag's rules of AWS Solutions and NIST 800-53 (revision 5) over it."""
     context = json.loads((REPOSITORY / "cdk.json").read_text(encoding="utf-8"))["context"]
-    app = cdk.App(outdir=str(OUTPUT / environment), context=context)
+    app = cdk.App(outdir=str(output_of(environment)), context=context)
     product.build(app, load(environment))
     for pack in (AwsSolutionsChecks, NIST80053R5Checks):
         cdk.Validations.of(app).add_plugins(pack(app))
@@ -115,7 +119,7 @@ def nag(environment: str) -> None:
 
 
 def nag_findings(environment: str) -> Iterator[Finding]:
-    report = json.loads((OUTPUT / environment / "validation-report.json").read_text(encoding="utf-8"))
+    report = json.loads((output_of(environment) / "validation-report.json").read_text(encoding="utf-8"))
     for plugin in report["pluginReports"]:
         for violation in plugin["violations"]:
             for construct in violation["violatingConstructs"]:
@@ -154,7 +158,7 @@ def checkov(templates: list[Path]) -> list[Finding]:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["synth"]:
-        for name in environments():
+        for name in deployments():
             nag(name)
     else:
         sys.exit(main(accept=sys.argv[1:] == ["accept"]))

@@ -62,10 +62,10 @@ def jobs(settings: Settings) -> Iterator[Job]:
         settings.finetune_pipeline_name: finetune_definition,
         settings.deploy_pipeline_name: deploy_definition,
         settings.compare_pipeline_name: compare_definition,
-        **({settings.monitor_pipeline_name: monitor_definition} if settings.monitoring.enabled else {}),
+        settings.monitor_pipeline_name: monitor_definition,
     }
-    for name, make in definitions.items():
-        for step in _all_steps(json.loads(make(settings))["Steps"]):
+    for name in settings.pipeline_names:
+        for step in _all_steps(json.loads(definitions[name](settings))["Steps"]):
             if step["Type"] in ("Processing", "Training"):
                 yield Job(name, step["Name"], step["Type"], step["Arguments"], settings)
 

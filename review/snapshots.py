@@ -13,7 +13,7 @@ from typing import Any
 from config.settings import load
 from review import pipeline_rules
 
-SHOWN = ("private", "prod")  # the others have less of the same
+SHOWN = ("accounts", "accounts/us", "private", "prod")  # the others have less of the same
 SNAPSHOTS = Path(__file__).with_name("snapshots")
 HASH = re.compile(r"[0-9A-F]{8}$")  # that CDK adds to a logical id
 UNTOLD = {"AWS::CDK::Metadata"}
@@ -21,7 +21,7 @@ UNTOLD = {"AWS::CDK::Metadata"}
 
 def differences(environment: str, templates: list[Path]) -> list[str]:
     """Lines of a diff from the committed snapshot to what the templates say now; none if they agree."""
-    path = SNAPSHOTS / f"{environment}.txt"
+    path = _file(environment)
     committed = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return list(
         difflib.unified_diff(committed, list(summary(environment, templates)), path.name, "now", n=1, lineterm="")
@@ -31,7 +31,11 @@ def differences(environment: str, templates: list[Path]) -> list[str]:
 def write(environment: str, templates: list[Path]) -> None:
     SNAPSHOTS.mkdir(exist_ok=True)
     text = "\n".join(summary(environment, templates))
-    (SNAPSHOTS / f"{environment}.txt").write_text(f"{text}\n", encoding="utf-8")
+    _file(environment).write_text(f"{text}\n", encoding="utf-8")
+
+
+def _file(environment: str) -> Path:
+    return SNAPSHOTS / f"{environment.replace('/', '-')}.txt"
 
 
 def summary(environment: str, templates: list[Path]) -> Iterator[str]:

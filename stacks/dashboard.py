@@ -16,14 +16,28 @@ HALF, WHOLE = 12, 24
 
 
 class Dashboard(Construct):
-    """The dashboard `<name>`. Figures of trainings and evaluations are those of every deployment in the account."""
+    """The dashboard `<name>`. Figures of trainings and evaluations are those of every deployment in the account.
+
+    It shows what is in this account and region: the pipelines that train, the endpoint, or both.
+    """
 
     def __init__(self, scope: Construct, id_: str, *, settings: Settings) -> None:
         super().__init__(scope, id_)
         self._settings = settings
         self.name = settings.name
         board = cloudwatch.Dashboard(self, "Page", dashboard_name=self.name, default_interval=Duration.days(14))
-        board.add_widgets(self._runs(settings.finetune_pipeline_name), self._runs(settings.deploy_pipeline_name))
+        board.add_widgets(
+            *([self._runs(settings.finetune_pipeline_name)] if settings.trains else []),
+            *([self._runs(settings.deploy_pipeline_name)] if settings.serves else []),
+        )
+        if settings.trains:
+            self._show_trainings(board)
+        if settings.serves:
+            self._show_endpoint(board)
+        else:
+            board.add_widgets(self._charges(Stack.of(self)))
+
+    def _show_trainings(self, board: cloudwatch.Dashboard) -> None:
         board.add_widgets(
             self._searched("Training: loss", "train:loss", "validation:loss"),
             self._searched("Training: tokens a second", "train:tokens_per_second"),
@@ -41,6 +55,8 @@ class Dashboard(Construct):
                 width=WHOLE,
             )
         )
+
+    def _show_endpoint(self, board: cloudwatch.Dashboard) -> None:
         board.add_widgets(
             self._endpoint("Endpoint: requests and errors", "Sum", "Invocations", "Invocation5XXErrors"),
             self._endpoint("Endpoint: latency, microseconds", "p95", "ModelLatency", "OverheadLatency"),
@@ -48,7 +64,7 @@ class Dashboard(Construct):
         board.add_widgets(
             self._hosts("Endpoint: GPU, %", "GPUUtilization", "GPUMemoryUtilization"), self._charges(Stack.of(self))
         )
-        if settings.monitoring.enabled:
+        if self._settings.monitoring.enabled:
             board.add_widgets(
                 self._traffic("Traffic: words of an answer", ANSWER_WORDS),
                 self._traffic("Traffic: refused, repeated, not ended; similarity to the training set", *SHARES),

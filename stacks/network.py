@@ -118,9 +118,9 @@ class NetworkStack(Stack):
         return jobs, endpoints
 
     def _endpoint_of_s3(self, settings: Settings, vpc: ec2.CfnVPC, routes: ec2.CfnRouteTable) -> None:
-        """Only our principals, and only buckets of this account: data has no way into somebody else's."""
+        """Only our principals, and only our buckets: data has no way into somebody else's."""
         statements = [
-            self._allowed_to_our_principals(["*"], ["*"], {"aws:ResourceAccount": self.account}),
+            self._allowed_to_our_principals(["*"], ["*"], {"aws:ResourceAccount": self._accounts(settings)}),
         ]
         if settings.backend == "jumpstart":
             training = jumpstart_lock.training_of(settings)
@@ -155,7 +155,7 @@ class NetworkStack(Stack):
         )
 
     def _allowed_to_our_principals(
-        self, actions: list[str], resources: list[str], more: dict[str, str]
+        self, actions: list[str], resources: list[str], more: dict[str, str | list[str]]
     ) -> iam.PolicyStatement:
         """An endpoint's policy grants nothing; it says whose credentials may be used through it."""
         return iam.PolicyStatement(
@@ -164,6 +164,11 @@ class NetworkStack(Stack):
             resources=resources,
             conditions={"StringEquals": {"aws:PrincipalAccount": self.account, **more}},
         )
+
+    def _accounts(self, settings: Settings) -> str | list[str]:
+        """Whose buckets are ours: a serving place reads models where they were registered."""
+        registry = settings.registry.account
+        return self.account if settings.trains or registry is None else [self.account, registry]
 
     def _flow_log(self, settings: Settings, vpc: ec2.CfnVPC, key: kms.IKey) -> None:
         group = logs.LogGroup(

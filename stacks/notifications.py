@@ -41,77 +41,83 @@ class Notifications(Construct):
         def pipelines(*names: str) -> list[str]:
             return [stack.format_arn(service="sagemaker", resource="pipeline", resource_name=name) for name in names]
 
-        finetune, deploy = settings.finetune_pipeline_name, settings.deploy_pipeline_name
+        watched = [name for name in settings.pipeline_names if name != settings.compare_pipeline_name]
         # The events of executions do not say why one failed; that of the failed step does, and an execution has one.
         run = f"Run: {part('detail.pipelineExecutionArn')}"
         why = f"Why: {part('detail.failureReason')}"
-        failed = {"currentStepStatus": ["Failed"], "pipelineArn": pipelines(finetune, deploy, *self._monitor(settings))}
-        self._tell(
-            "FailedRun",
-            STEP_CHANGE,
-            {**failed, "stepName": [{"anything-but": ["Fail", "Deploy"]}]},
-            [
-                f"{self._name}: a run failed in {part('detail.stepName')}. Nothing that serves has changed.",
-                why,
-                run,
-                "Next: mend the cause and start it again; its jobs' logs: "
-                f"{sagemaker}/processing-jobs and {sagemaker}/jobs",
-                see,
-            ],
-        )
-        self._tell(
-            "RefusedModel",
-            STEP_CHANGE,
-            {**failed, "stepName": ["Fail"]},
-            [
-                f"{self._name}: the gate refused a model. It is not registered, and nothing that serves has changed.",
-                why,
-                run,
-                "Next: 'finetune report' shows base and tuned model side by side; better data is the usual remedy.",
-                see,
-            ],
-        )
-        self._tell(
-            "NotReleased",
-            STEP_CHANGE,
-            {**failed, "stepName": ["Deploy"]},
-            [
-                f"{self._name}: a model was not released, or was taken back.",
-                why,
-                run,
-                f"Next: see what serves with 'finetune endpoints', or at {sagemaker}/endpoints/{settings.endpoint_name}",
-                see,
-            ],
-        )
-        # An approved package starts <name>-deploy, whoever approved it, so each release is told once.
-        self._tell(
-            "Released",
-            STEP_CHANGE,
-            {"currentStepStatus": ["Succeeded"], "stepName": ["Deploy"], "pipelineArn": pipelines(deploy)},
-            [
-                f"{self._name}: a model is released: {settings.endpoint_name} serves it, and was seen to answer as evaluated.",
-                run,
-                f"Endpoint: {sagemaker}/endpoints/{settings.endpoint_name}",
-                "Next: nothing. 'finetune rollback' goes back to the model before.",
-                see,
-            ],
-        )
-        self._tell(
-            "ApprovalNeeded",
-            PACKAGE_CHANGE,
-            {
-                "ModelPackageGroupName": [settings.model_package_group_name],
-                "ModelApprovalStatus": ["PendingManualApproval"],
-                "ModelPackageStatus": ["Completed"],
-            },
-            [
-                f"{self._name}: model version {part('detail.ModelPackageVersion')} passed the gate and waits for approval.",
-                f"Why: {part('detail.CustomerMetadataProperties.improvement_over_base')}",
-                f"Model: {part('detail.ModelPackageArn')}",
-                "Next: 'finetune report' shows what it answers, 'finetune approve' releases it.",
-                see,
-            ],
-        )
+        failed = {"currentStepStatus": ["Failed"], "pipelineArn": pipelines(*watched)}
+        if settings.trains:
+            self._tell(
+                "FailedRun",
+                STEP_CHANGE,
+                {**failed, "stepName": [{"anything-but": ["Fail", "Deploy"]}]},
+                [
+                    f"{self._name}: a run failed in {part('detail.stepName')}. Nothing that serves has changed.",
+                    why,
+                    run,
+                    "Next: mend the cause and start it again; its jobs' logs: "
+                    f"{sagemaker}/processing-jobs and {sagemaker}/jobs",
+                    see,
+                ],
+            )
+            self._tell(
+                "RefusedModel",
+                STEP_CHANGE,
+                {**failed, "stepName": ["Fail"]},
+                [
+                    f"{self._name}: the gate refused a model. It is not registered, and nothing that serves has changed.",
+                    why,
+                    run,
+                    "Next: 'finetune report' shows base and tuned model side by side; better data is the usual remedy.",
+                    see,
+                ],
+            )
+            self._tell(
+                "ApprovalNeeded",
+                PACKAGE_CHANGE,
+                {
+                    "ModelPackageGroupName": [settings.model_package_group_name],
+                    "ModelApprovalStatus": ["PendingManualApproval"],
+                    "ModelPackageStatus": ["Completed"],
+                },
+                [
+                    f"{self._name}: model version {part('detail.ModelPackageVersion')} passed the gate and waits for approval.",
+                    f"Why: {part('detail.CustomerMetadataProperties.improvement_over_base')}",
+                    f"Model: {part('detail.ModelPackageArn')}",
+                    "Next: 'finetune report' shows what it answers, 'finetune approve' releases it.",
+                    see,
+                ],
+            )
+        if settings.serves:
+            self._tell(
+                "NotReleased",
+                STEP_CHANGE,
+                {**failed, "stepName": ["Deploy"]},
+                [
+                    f"{self._name}: a model was not released, or was taken back.",
+                    why,
+                    run,
+                    f"Next: see what serves with 'finetune endpoints', or at {sagemaker}/endpoints/{settings.endpoint_name}",
+                    see,
+                ],
+            )
+            # An approved package starts <name>-deploy, whoever approved it, so each release is told once.
+            self._tell(
+                "Released",
+                STEP_CHANGE,
+                {
+                    "currentStepStatus": ["Succeeded"],
+                    "stepName": ["Deploy"],
+                    "pipelineArn": pipelines(settings.deploy_pipeline_name),
+                },
+                [
+                    f"{self._name}: a model is released: {settings.endpoint_name} serves it, and was seen to answer as evaluated.",
+                    run,
+                    f"Endpoint: {sagemaker}/endpoints/{settings.endpoint_name}",
+                    "Next: nothing. 'finetune rollback' goes back to the model before.",
+                    see,
+                ],
+            )
 
     def tell_alarms(self, alarms: Sequence[cloudwatch.IAlarm]) -> None:
         """Tell people when one of these begins to ring, with its description; not when it ends."""
@@ -126,9 +132,6 @@ class Notifications(Construct):
             ],
             source="aws.cloudwatch",
         )
-
-    def _monitor(self, settings: Settings) -> list[str]:
-        return [settings.monitor_pipeline_name] if settings.monitoring.enabled else []
 
     def _tell(
         self,

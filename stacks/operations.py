@@ -48,10 +48,10 @@ class OperationsStack(Stack):
         notifications = Notifications(
             self, "Tell", settings=settings, topic=topic, untold=untold, dashboard=dashboard.name
         )
+        of_the_endpoint = [*self._endpoint_alarms(settings), self._idle_alarm(settings)] if settings.serves else []
         notifications.tell_alarms(
             [
-                *self._endpoint_alarms(settings),
-                self._idle_alarm(settings),
+                *of_the_endpoint,
                 *(self._queue_alarm(f"NotStarted{place}", queue, settings) for place, queue in enumerate(undelivered)),
                 self._untold_alarm(untold),
                 *alarms,

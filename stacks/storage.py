@@ -7,46 +7,57 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from config.settings import Settings
+from stacks.components.other_accounts import open_to_places
 
 
 class StorageStack(Stack):
-    """Raw bucket (announces every new object to EventBridge), artifact bucket, their key and their access logs."""
+    """Raw bucket (announces every new object to EventBridge), artifact bucket, their key and their access logs.
+
+    A serving place has no raw bucket.
+    """
 
     def __init__(self, scope: Construct, id_: str, *, settings: Settings, **kwargs: object) -> None:
         super().__init__(scope, id_, **kwargs)  # type: ignore[arg-type]
 
         self.key = self._key(settings)
         self.log_bucket = self._log_bucket(settings)
-        self.raw_bucket = self._bucket("RawBucket", keep=settings.keep_data)
-        # The L2 switch for EventBridge brings a Lambda-backed custom resource; the property itself needs none.
-        self.raw_bucket.node.default_child.add_property_override(  # type: ignore[union-attr]
-            "NotificationConfiguration.EventBridgeConfiguration.EventBridgeEnabled", True
-        )
-
+        if settings.trains:
+            self.raw_bucket = self._raw_bucket(settings)
         self.artifact_bucket = self._bucket("ArtifactBucket", keep=settings.keep_data)
         self.artifact_bucket.add_lifecycle_rule(
             id="OldVersionsAndUnfinishedUploads",
             noncurrent_version_expiration=Duration.days(30),
             abort_incomplete_multipart_upload_after=Duration.days(7),
         )
-        self.artifact_bucket.add_lifecycle_rule(
-            id="WhatAFailedPreparationLeftBehind",
-            prefix="datasets/.exchange/",
-            expiration=Duration.days(1),
-        )
-        self.artifact_bucket.add_lifecycle_rule(
-            id="CheckpointsOfEndedTrainings",
-            prefix="checkpoints/",
-            expiration=Duration.days(30),  # longer than a training may take
-        )
-
+        if settings.trains:
+            self.artifact_bucket.add_lifecycle_rule(
+                id="WhatAFailedPreparationLeftBehind",
+                prefix="datasets/.exchange/",
+                expiration=Duration.days(1),
+            )
+            self.artifact_bucket.add_lifecycle_rule(
+                id="CheckpointsOfEndedTrainings",
+                prefix="checkpoints/",
+                expiration=Duration.days(30),  # longer than a training may take
+            )
+        if not settings.serves:
+            open_to_places(self, self.artifact_bucket, self.key, settings)
         if settings.monitoring.enabled:
             self.artifact_bucket.add_lifecycle_rule(
                 id="CapturedTraffic", prefix="captured/", expiration=Duration.days(settings.monitoring.kept_days)
             )
 
-        CfnOutput(self, "RawBucketName", value=self.raw_bucket.bucket_name)
+        if settings.trains:
+            CfnOutput(self, "RawBucketName", value=self.raw_bucket.bucket_name)
         CfnOutput(self, "ArtifactBucketName", value=self.artifact_bucket.bucket_name)
+
+    def _raw_bucket(self, settings: Settings) -> s3.Bucket:
+        bucket = self._bucket("RawBucket", keep=settings.keep_data)
+        # The L2 switch for EventBridge brings a Lambda-backed custom resource; the property itself needs none.
+        bucket.node.default_child.add_property_override(  # type: ignore[union-attr]
+            "NotificationConfiguration.EventBridgeConfiguration.EventBridgeEnabled", True
+        )
+        return bucket
 
     def _key(self, settings: Settings) -> kms.Key:
         """One key for all that this deployment stores: buckets, volumes, outputs, the topic and queues."""

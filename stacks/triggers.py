@@ -13,7 +13,7 @@ from aws_cdk import aws_scheduler as scheduler
 from constructs import Construct
 
 from config.settings import Settings, TuningMode
-from stacks.components import pipeline_target
+from stacks.components import approvals, pipeline_target
 from stacks.components.dead_letters import DeadLetters
 from stacks.components.service_role import ServiceRole
 from stacks.drift import DriftTriggers
@@ -22,7 +22,8 @@ from stacks.drift import DriftTriggers
 class TriggersStack(Stack):
     """One rule for each tuning mode on the raw bucket, and one schedule: they start `<name>-finetune`.
 
-    One rule on the model registry: an approval starts `<name>-deploy`. A start that fails goes to `undelivered`.
+    One rule on the model registry: an approval starts `<name>-deploy`, or is told to the serving places. What
+    fails goes to `undelivered`.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class TriggersStack(Stack):
         raw_bucket: s3.IBucket,
         key: kms.IKey,
         finetune_pipeline: sagemaker.CfnPipeline,
-        deploy_pipeline: sagemaker.CfnPipeline,
+        deploy_pipeline: sagemaker.CfnPipeline | None,
         monitor_pipeline: sagemaker.CfnPipeline | None,
         **kwargs: object,
     ) -> None:
@@ -42,10 +43,7 @@ class TriggersStack(Stack):
         pipeline_arn = self.format_arn(
             service="sagemaker", resource="pipeline", resource_name=finetune_pipeline.pipeline_name
         )
-        deploy_arn = self.format_arn(
-            service="sagemaker", resource="pipeline", resource_name=deploy_pipeline.pipeline_name
-        )
-        self.node.add_dependency(finetune_pipeline, deploy_pipeline)
+        self.node.add_dependency(finetune_pipeline, *([deploy_pipeline] if deploy_pipeline else []))
 
         self.undelivered = DeadLetters(self, "Undelivered", key=key)
 
@@ -89,39 +87,8 @@ class TriggersStack(Stack):
             for mode in get_args(TuningMode)
         ]
 
-        # An approval by whatever hand. SageMaker may send an event twice, and a package that is approved at registration is
-        # released by the pipeline that made it too: Deploy joins a release that is under way, and changes nothing that is served.
-        approval_role = ServiceRole(
-            self,
-            "ApprovalRole",
-            service="events.amazonaws.com",
-            description="Starts the release of an approved package",
-        )
-        approval_role.add_to_policy(
-            iam.PolicyStatement(sid="Start", actions=["sagemaker:StartPipelineExecution"], resources=[deploy_arn])
-        )
-        self.approval_rule = events.CfnRule(
-            self,
-            "ApprovedPackage",
-            description=f"An approved package of {settings.model_package_group_name} starts {settings.deploy_pipeline_name}",
-            event_pattern={
-                "source": ["aws.sagemaker"],
-                "detail-type": ["SageMaker Model Package State Change"],
-                "detail": {
-                    "ModelPackageGroupName": [settings.model_package_group_name],
-                    "ModelApprovalStatus": ["Approved"],
-                },
-            },
-            targets=[
-                pipeline_target.of_rule(
-                    "deploy",
-                    deploy_arn,
-                    approval_role,
-                    {"ModelPackageArn": "$.detail.ModelPackageArn"},
-                    self.undelivered,
-                )
-            ],
-        )
+        hear = approvals.start_deploy if settings.serves else approvals.tell_places
+        self.approval_rule = hear(self, settings, self.undelivered)
 
         scheduler.CfnSchedule(
             self,

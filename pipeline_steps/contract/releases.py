@@ -50,6 +50,11 @@ def release_name(endpoint: str, package_arn: str, content: dict[str, Any]) -> st
     return f"{endpoint[:40]}-v{version(package_arn)}-{digest}"
 
 
+def released_version(name: str) -> int:
+    """The version in a name that `release_name` gave."""
+    return int(name.rsplit("-", 2)[1].removeprefix("v"))
+
+
 def is_release(name: str, endpoint: str) -> bool:
     """Whether `name` is one that `release_name` gives for this endpoint."""
     return re.fullmatch(rf"{re.escape(endpoint[:40])}-v\d+-[0-9a-f]{{8}}", name) is not None

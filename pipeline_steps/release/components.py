@@ -37,7 +37,7 @@ from pipeline_steps.release.job import (
     volume_key,
     vpc_config,
 )
-from pipeline_steps.release.package import Package
+from pipeline_steps.release.package import Package, delete_model
 from pipeline_steps.release.requests import Target, Visitor
 from pipeline_steps.release.variant import tags
 
@@ -80,7 +80,7 @@ class Components:
             if component is None:
                 self._remove_what_was_made(time.monotonic() + ROLLBACK_MINUTES * 60)
             if component is None or not self._serves(component):
-                delete_if_there(self._aws.sagemaker.delete_model, ModelName=self.name)
+                delete_model(self._aws, self._job, self.name)
             raise
 
     def _begin(self) -> Action:
@@ -158,7 +158,7 @@ class Components:
         names = [model["ModelName"] for page in pages for model in page["Models"]]
         ours = [name for name in names if releases.is_release(name, self._job.component_name) and name not in kept]
         for name in ours[max(self._job.kept_releases - len(kept - {None}), 0) :]:
-            delete_if_there(self._aws.sagemaker.delete_model, ModelName=name)
+            delete_model(self._aws, self._job, name)
             print(f"removed the earlier model {name}", flush=True)
 
     # ------------------------------------------------------------------ the way back
@@ -186,7 +186,7 @@ class Components:
         if component is None:
             self._remove_what_was_made(deadline)
         if self._job.serve == "merged":
-            delete_if_there(self._aws.sagemaker.delete_model, ModelName=self.name)
+            delete_model(self._aws, self._job, self.name)
         if component is None:
             return "the component was removed, nothing of it is left behind"
         return f"{self.target} serves {self.previous or 'what it served'} as before"
@@ -401,7 +401,7 @@ def configuration_request(job: DeployJob) -> dict[str, Any]:
 
 def model_request(job: DeployJob, package: Package) -> dict[str, Any]:
     """The tuned model. Its isolation is the endpoint configuration's."""
-    return {"ExecutionRoleArn": job.role_arn, "Containers": [{"ModelPackageName": package.arn}]}
+    return {"ExecutionRoleArn": job.role_arn, "Containers": [package.served_container]}
 
 
 def base_model_request(job: DeployJob, package: Package) -> dict[str, Any]:

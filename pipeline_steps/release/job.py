@@ -32,6 +32,8 @@ class DeployJob:
     adapters_uri: str
     captured_to: str  # S3 prefix
     captured_percent: int  # of the requests; 0: none
+    copy_to: str | None  # S3 prefix for the model, where the package's account and region are others
+    image_uri: str | None  # with copy_to: the package's image as this region has it
     subnets: list[str]  # where models have their network interfaces; none: in SageMaker's own network
     security_groups: list[str]
     volume_key: str | None  # KMS key of the instances' volumes; None: their hardware encrypts them
@@ -61,6 +63,16 @@ class DeployJob:
         return self.endpoint_name != self.component_name
 
 
+def region_of(arn: str) -> str:
+    """The region in an ARN. Raises StepError for what is none."""
+    parts = arn.split(":")
+    if len(parts) < 6 or parts[0] != "arn":
+        raise StepError(
+            f"{arn!r} is not the ARN of a model package: arn:aws:sagemaker:REGION:ACCOUNT:model-package/GROUP/VERSION"
+        )
+    return parts[3]
+
+
 def vpc_config(job: DeployJob) -> dict[str, Any]:
     """VpcConfig of what serves, if it is to be in a VPC."""
     if not job.subnets:
@@ -74,10 +86,14 @@ def volume_key(job: DeployJob) -> dict[str, Any]:
 
 
 class Aws:
-    """The clients of one run. Made together at the start: a client is made by one thread, and used by any."""
+    """The clients of one run. Made together at the start: a client is made by one thread, and used by any.
 
-    def __init__(self) -> None:
+    `registry` asks the region in which the package is; its account is that of the ARN.
+    """
+
+    def __init__(self, model_package_arn: str) -> None:
         self.sagemaker: Any = boto3.client("sagemaker")
+        self.registry: Any = boto3.client("sagemaker", region_name=region_of(model_package_arn))
         # The service itself gives up after 60 s; a second try would hide the first failure.
         self.runtime: Any = boto3.client(
             "sagemaker-runtime", config=Config(read_timeout=70, retries={"max_attempts": 1})

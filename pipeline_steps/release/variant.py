@@ -29,7 +29,7 @@ from pipeline_steps.release.job import (
     volume_key,
     vpc_config,
 )
-from pipeline_steps.release.package import Package
+from pipeline_steps.release.package import Package, delete_model
 from pipeline_steps.release.requests import Target, Visitor
 
 BUSY = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
@@ -249,7 +249,7 @@ class Variant:
     def _delete_parts(self, name: str) -> None:
         alarms.delete(self._aws, name)
         delete_if_there(self._aws.sagemaker.delete_endpoint_config, EndpointConfigName=name)
-        delete_if_there(self._aws.sagemaker.delete_model, ModelName=name)
+        delete_model(self._aws, self._job, name)
 
     def _wait_a_little(self, deadline: float, what: str) -> None:
         left = deadline - time.monotonic()
@@ -282,7 +282,7 @@ def fleet(job: DeployJob, release: str) -> dict[str, str]:
 def model_request(job: DeployJob, package: Package) -> dict[str, Any]:
     return {
         "ExecutionRoleArn": job.role_arn,
-        "Containers": [{"ModelPackageName": package.arn}],
+        "Containers": [package.served_container],
         "EnableNetworkIsolation": True,
         **vpc_config(job),
     }

@@ -5,6 +5,8 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 
+from config.settings import Settings
+from stacks.components.endpoint_release import read_package
 from stacks.components.permissions import list_objects, read_objects, use_key, write_objects
 from stacks.components.service_role import ServiceRole
 
@@ -13,9 +15,9 @@ MODELS = "bedrock/*"  # in the artifact bucket: copies of the models that are to
 
 
 def bedrock_import(
-    stack: Stack, deploy_role: iam.Role, artifact_bucket: s3.IBucket, key: kms.IKey, application: str
+    stack: Stack, deploy_role: iam.Role, artifact_bucket: s3.IBucket, key: kms.IKey, settings: Settings
 ) -> iam.Role:
-    """The role for Bedrock. `application` is the value of the tag that says whose an imported model is."""
+    """The role for Bedrock."""
 
     def arn(resource: str) -> str:
         return stack.format_arn(service="bedrock", resource=resource, resource_name="*")
@@ -38,7 +40,7 @@ def bedrock_import(
 
     read_objects(deploy_role, "Copies", artifact_bucket, MODELS)
     write_objects(deploy_role, "Copies", artifact_bucket, MODELS)
-    ours = {"aws:RequestTag/application": application}
+    ours = {"aws:RequestTag/application": settings.name}
     allow("ImportModel", ["bedrock:CreateModelImportJob", "bedrock:TagResource"], ["*"], {"StringEquals": ours})
     allow("FindModels", ["bedrock:ListImportedModels", "bedrock:ListModelImportJobs"], ["*"])  # they know no resources
     allow(
@@ -50,7 +52,7 @@ def bedrock_import(
         "RemoveModel",
         ["bedrock:DeleteImportedModel"],
         [arn("imported-model")],
-        {"StringEquals": {"aws:ResourceTag/application": application}},
+        {"StringEquals": {"aws:ResourceTag/application": settings.name}},
     )
     # Bedrock keeps the imported model under the key with a grant that it makes in the caller's name.
     allow(
@@ -60,4 +62,5 @@ def bedrock_import(
         {"StringEquals": {"kms:ViaService": f"bedrock.{stack.region}.amazonaws.com"}},
     )
     allow("PassRoles", ["iam:PassRole"], [role.role_arn], {"StringEquals": {"iam:PassedToService": BEDROCK}})
+    deploy_role.add_to_policy(read_package(stack, settings))
     return role

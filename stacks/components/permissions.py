@@ -68,6 +68,16 @@ def use_network(role: iam.Role, network: Network) -> None:
     _allow(role, "SeeNetwork", [f"ec2:Describe{things}" for things in seen], ["*"])  # they know no resources
 
 
+def pass_role(roles: Sequence[iam.IRole]) -> iam.PolicyStatement:
+    """Hand these roles to SageMaker, and to no other service."""
+    return iam.PolicyStatement(
+        sid="PassRoles",
+        actions=["iam:PassRole"],
+        resources=[role.role_arn for role in roles],
+        conditions={"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}},
+    )
+
+
 def _allow(
     role: iam.Role,
     sid: str,

@@ -1,4 +1,4 @@
-"""Pipelines as targets: what EventBridge's rules and schedules start, again for an hour if it fails, and kept if it cannot be."""
+"""Pipelines and buses as targets: what EventBridge's rules and schedules start, again for an hour if it fails, and kept if it cannot be."""
 
 from collections.abc import Mapping
 
@@ -25,6 +25,17 @@ def of_rule(
                 for name, value in parameters.items()
             ]
         ),
+        retry_policy=events.CfnRule.RetryPolicyProperty(**RETRY),
+        dead_letter_config=events.CfnRule.DeadLetterConfigProperty(arn=undelivered.queue_arn),
+    )
+
+
+def of_bus(id_: str, bus_arn: str, role: iam.IRole, undelivered: DeadLetters) -> events.CfnRule.TargetProperty:
+    """`role` hands the event on to the event bus of another account or region."""
+    return events.CfnRule.TargetProperty(
+        id=id_,
+        arn=bus_arn,
+        role_arn=role.role_arn,
         retry_policy=events.CfnRule.RetryPolicyProperty(**RETRY),
         dead_letter_config=events.CfnRule.DeadLetterConfigProperty(arn=undelivered.queue_arn),
     )

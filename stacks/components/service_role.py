@@ -18,7 +18,8 @@ class ServiceRole(iam.Role):
         service: str,
         description: str,
         conditions: Mapping[str, object] | None = None,
+        role_name: str | None = None,
     ) -> None:
         own_account = {"StringEquals": {"aws:SourceAccount": Stack.of(scope).account}}
         principal = iam.ServicePrincipal(service, conditions={**own_account, **(conditions or {})})
-        super().__init__(scope, id_, assumed_by=principal, description=description)
+        super().__init__(scope, id_, assumed_by=principal, description=description, role_name=role_name)

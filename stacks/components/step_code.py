@@ -8,8 +8,11 @@ import os
 import zipfile
 from pathlib import Path
 
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3_assets as assets
 from constructs import Construct
+
+from stacks.components.permissions import list_objects, read_objects
 
 PACKAGE = "pipeline_steps"
 ENTRY = f"from {PACKAGE}.__main__ import main\n\nraise SystemExit(main())\n"
@@ -77,3 +80,13 @@ class StepCode(Construct):
     def __init__(self, scope: Construct, id_: str, *, zip_file: Path) -> None:
         super().__init__(scope, id_)
         self.asset = assets.Asset(self, "Zip", path=str(zip_file))
+
+    @property
+    def resources(self) -> dict[str, str]:
+        """What the placeholders of a definition stand for."""
+        return {"CodeBucket": self.asset.s3_bucket_name, "CodeKey": self.asset.s3_object_key}
+
+    def grant_read(self, role: iam.Role) -> None:
+        """What a job of `role` needs to get its program."""
+        read_objects(role, "StepCode", self.asset.bucket, self.asset.s3_object_key)
+        list_objects(role, "StepCode", self.asset.bucket, self.asset.s3_object_key)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from config.settings import DatasetSettings, Settings, SettingsError, environments, load
+from config.settings import DatasetSettings, Settings, SettingsError, deployments, environments, load
 
 MINIMAL = "name: demo\nbase_model: {name: tiny}\n"
 
@@ -20,7 +20,7 @@ def test_every_configuration_that_we_ship_loads(environment: str) -> None:
 
 
 def test_we_ship_the_configurations_that_the_readme_names() -> None:
-    assert environments() == ["dev", "local", "private", "prod"]
+    assert environments() == ["accounts", "dev", "local", "private", "prod"]
 
 
 def test_all_problems_of_a_file_are_told_at_once_with_value_and_nearest_key(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_spot_instances_that_are_waited_for_are_accepted(tmp_path: Path) -> None
 
 
 def test_an_unknown_environment_names_the_known_ones() -> None:
-    with pytest.raises(SettingsError, match=r"'staging'.*dev, local, private, prod"):
+    with pytest.raises(SettingsError, match=r"'staging'.*accounts, dev, local, private, prod"):
         load("staging")
 
 
@@ -247,3 +247,56 @@ def test_monitors_flags_are_its_limits_and_its_window(tmp_path: Path) -> None:
         "--window_hours", "--min_requests", "--max_length_ratio", "--max_refused_increase", "--max_repetition_increase",
         "--max_unended_increase", "--max_similarity_decrease",
     ]  # fmt: skip
+
+
+PLACES = "account: '111111111111'\nserving: {eu: {account: '222222222222', region: eu-west-1}}\n"
+
+
+def test_a_serving_place_has_the_same_names_in_an_account_and_region_of_its_own(tmp_path: Path) -> None:
+    folder = written(tmp_path, MINIMAL + PLACES)
+    whole, there = load("mine", folder), load("mine/eu", folder)
+    assert (whole.trains, whole.serves, whole.place) == (True, False, None)
+    assert (there.trains, there.serves, there.place) == (False, True, "eu")
+    assert (there.account, there.region) == ("222222222222", "eu-west-1")
+    assert (there.registry.account, there.registry.region) == (whole.account, whole.region)
+    assert there.endpoint_name == whole.endpoint_name and there.stack_name("storage") == f"{whole.name}-storage-eu"
+    assert (
+        there.pipeline_names == [there.deploy_pipeline_name] and there.deploy_pipeline_name not in whole.pipeline_names
+    )
+    assert deployments(folder) == ["mine", "mine/eu"]
+
+
+def test_a_place_that_the_file_does_not_have_is_told_with_those_that_it_has(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"mine has no serving place 'us'; those in its file: mine/eu"):
+        load("mine/us", written(tmp_path, MINIMAL + PLACES))
+    with pytest.raises(SettingsError, match=r"prod has no serving place 'eu'; those in its file: none"):
+        load("prod/eu")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (PLACES.replace("account: '111111111111'\n", ""), r"serving is set but account is not"),
+        (f"{PLACES}monitoring: {{enabled: true}}\n", r"monitoring\.enabled is True.* only be False"),
+        (f"{PLACES}release: {{target: bedrock}}\nregion: us-east-1\n", r"release\.target is 'bedrock'"),
+        (
+            "account: '111111111111'\nserving: {here: {account: '111111111111', region: us-east-1}}\n",
+            r"serving\.here is 111111111111 in us-east-1, as the pipelines",
+        ),
+        (
+            "account: '111111111111'\nserving: {a: {account: '222222222222', region: us-east-1}, "
+            "b: {account: '222222222222', region: us-east-1}}\n",
+            r"serving\.b is 222222222222 in us-east-1, as serving\.a",
+        ),
+        (
+            "account: '111111111111'\nserving: {eu: {account: '222222222222', region: eu-west-1, network: {vpc: create}}}\n",
+            r"serving\.eu\.network is set and its region is eu-west-1; .* us-east-1 cannot be reached",
+        ),
+        (PLACES.replace("222222222222", "22"), r"serving\.eu\.account"),
+        (PLACES.replace("eu:", "Eu:"), r"serving\.Eu"),
+        (PLACES.replace("region: eu-west-1", "regoin: eu-west-1"), r"did you mean 'region'"),
+    ],
+)
+def test_serving_places_that_cannot_be_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        load("mine", written(tmp_path, MINIMAL + text))

@@ -111,7 +111,7 @@ def test_what_the_design_lists_can_be_changed_at_run_time(finetune: dict[str, An
     assert [name for name in names if f'"Parameters.{name}"' not in text] == [], "declared and never used"
 
 
-@pytest.mark.parametrize("environment", ["local", "dev", "prod", "private"])
+@pytest.mark.parametrize("environment", ["local", "dev", "prod", "private", "accounts/eu"])
 @pytest.mark.parametrize("build", [finetune_definition, deploy_definition, compare_definition])
 def test_every_request_is_one_that_the_service_accepts(environment: str, build: Any) -> None:
     definition = with_resources(json.loads(build(load(environment))))
@@ -401,3 +401,20 @@ def test_prepare_data_accepts_every_flag_that_the_definition_gives_it(finetune: 
     finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     known = set(re.findall(r"--[a-z_]+", finished.stdout))
     assert {flag for flag in flags if flag.startswith("--")} <= known
+
+
+def test_where_others_serve_a_run_ends_with_the_registration() -> None:
+    definition = json.loads(finetune_definition(load("accounts")))
+    names = [step["Name"] for step in all_steps(definition["Steps"])]
+    assert names[-2:] == ["Register", "Fail"] and not {"Deploy", "AutoDeploy"} & set(names)
+
+
+def test_in_a_serving_place_deploy_serves_a_copy_with_the_image_of_its_own_region() -> None:
+    (step,) = json.loads(deploy_definition(load("accounts/eu")))["Steps"]
+    arguments = step["Arguments"]["AppSpecification"]["ContainerArguments"]
+    given = dict(zip(arguments[1::2], arguments[2::2], strict=False))
+    assert given["--copy_to"] == "s3://${ArtifactBucket}/models"
+    assert ".dkr.ecr.eu-west-1." in given["--image_uri"]
+    assert ".dkr.ecr.eu-west-1." in step["Arguments"]["AppSpecification"]["ImageUri"]
+    (here,) = json.loads(deploy_definition(load("prod")))["Steps"]
+    assert "--copy_to" not in here["Arguments"]["AppSpecification"]["ContainerArguments"]

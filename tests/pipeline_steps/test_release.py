@@ -1,6 +1,8 @@
 """What a release asks of AWS, checked against botocore's model, and how answers are compared."""
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_steps.contract import releases
+from pipeline_steps.contract.errors import StepError
 from pipeline_steps.release import alarms, components, scaling, variant
-from pipeline_steps.release.job import DeployJob, ReleaseFailed
+from pipeline_steps.release.job import DeployJob, ReleaseFailed, region_of
 from pipeline_steps.release.package import Package
 from pipeline_steps.release.requests import common_share
 
@@ -24,6 +27,7 @@ PACKAGE = Package(
     "d" * 64,
     "b" * 64,
     [],
+    datetime(2026, 1, 2, tzinfo=UTC),
 )
 SESSION = botocore.session.Session()
 
@@ -33,7 +37,8 @@ def job(**changes: Any) -> DeployJob:
         "model_package_arn": ARN, "model_package_group": "mistral", "endpoint_name": "mistral",
         "component_name": "mistral", "role_arn": "arn:aws:iam::123456789012:role/serving",
         "base_model_uri": "s3://b/base-models/m/", "adapters_uri": "s3://b/adapters",
-        "captured_to": "s3://b/captured", "captured_percent": 0, "subnets": [], "security_groups": [], "volume_key": None,
+        "captured_to": "s3://b/captured", "captured_percent": 0, "copy_to": None, "image_uri": None,
+        "subnets": [], "security_groups": [], "volume_key": None,
         "inference_ami_version": "al2-ami-sagemaker-inference-gpu-3-1", "shape": "variant", "serve": "merged",
         "instance_type": "ml.g5.4xlarge", "instance_count": 4, "max_instance_count": None, "scale_to_zero": False,
         "target_invocations_per_minute": 60.0, "canary_instances": 1, "canary_wait_seconds": 600, "bake_seconds": 300,
@@ -170,3 +175,26 @@ def test_a_share_is_between_0_and_1_and_1_for_the_same_text(one: str, other: str
 def test_a_lack_of_capacity_is_not_the_models_fault(reason: str) -> None:
     assert ReleaseFailed("an alarm rang").by_model
     assert not ReleaseFailed(reason).by_model
+
+
+def test_a_copy_is_served_without_naming_the_package_of_the_other_account() -> None:
+    source = {"S3Uri": "s3://here/models/d/", "S3DataType": "S3Prefix", "CompressionType": "None"}
+    container = {"Image": "djl-inference:1", "ModelDataSource": {"S3DataSource": source}, "Environment": {}}
+    copy = replace(PACKAGE, container=container, model_uri="s3://here/models/d/", is_copy=True)
+    for module in (variant, components):
+        (served,) = module.model_request(job(), copy)["Containers"]
+        assert "ModelPackageName" not in served and served["ModelDataSource"]["S3DataSource"] == source
+        check("sagemaker", "CreateModel", {"ModelName": "m", **module.model_request(job(), copy)})
+        assert module.model_request(job(), PACKAGE)["Containers"] == [{"ModelPackageName": ARN}]
+
+
+def test_a_package_is_asked_in_the_region_of_its_arn() -> None:
+    assert region_of(ARN.replace("us-east-1", "eu-west-1")) == "eu-west-1"
+    with pytest.raises(StepError, match="'mistral/7' is not the ARN of a model package"):
+        region_of("mistral/7")
+
+
+@given(st.from_regex(r"[a-z][a-z0-9-]{0,62}", fullmatch=True), st.integers(1, 10**6))
+def test_the_version_can_be_read_from_the_name_of_any_release(endpoint: str, version: int) -> None:
+    name = releases.release_name(endpoint, f"{ARN.rsplit('/', 1)[0]}/{version}", {})
+    assert releases.is_release(name, endpoint) and releases.released_version(name) == version
