@@ -26,17 +26,23 @@ NODE = REPOSITORY / ".venv" / "bin"
 
 @contextmanager
 def running(
-    settings: Settings, state: Path = LOCAL_STATE, port: int = 0, keep: Path | None = None
+    settings: Settings,
+    state: Path = LOCAL_STATE,
+    port: int = 0,
+    keep: Path | None = None,
+    neighbours: Path | None = None,
 ) -> Iterator[local_aws.LocalAws]:
     """Local AWS with its files in `state`; no process of it is left at the end.
 
-    It is empty at the start, unless the folder `keep` holds what an earlier one has left there.
+    It is empty at the start, unless the folder `keep` holds what an earlier one has left there. With the folder
+    `neighbours` it is the account and region of the settings, and knows those that others run with the same folder.
     """
     _refuse_if_running(state)
     os.environ["AWS_DEFAULT_REGION"] = settings.region
     shutil.rmtree(state, ignore_errors=True)
     state.mkdir(parents=True)
-    with local_aws.start(state, IMAGES, port, TIME_FACTOR, keep) as aws:
+    place = {"account": settings.account, "region": settings.region, "neighbours": neighbours} if neighbours else {}
+    with local_aws.start(state, IMAGES, port, TIME_FACTOR, keep, **place) as aws:
         address = state / ADDRESS_FILE
         address.write_text(json.dumps({"url": aws.url}), encoding="utf-8")
         try:

@@ -37,18 +37,13 @@ class Statement:
         return [action for action in self.actions if action not in self.used]
 
 
-def statements(deployment: Deployment) -> list[Statement]:
-    """Every allowing statement of the deployment's roles and resource policies, with the calls that need it.
+def statements(*deployments: Deployment) -> list[Statement]:
+    """Every allowing statement of the deployments' roles and resource policies, with the calls that need it.
 
-    Raises CommandError on AWS, which does not tell.
+    Several are accounts that ask each other. Raises CommandError on AWS, which does not tell.
     """
-    if deployment.endpoint_url is None:
-        raise CommandError("AWS does not tell which statement allowed a call; run this against local AWS (-e local)")
-    found = {one.id: one for one in _deployed(deployment)}
-    request = urllib.request.Request(f"{deployment.endpoint_url}/_local/authorizations", method="POST")
-    with urllib.request.urlopen(request) as answer:
-        records = json.load(answer)
-    for record in records:
+    found = {one.id: one for deployment in deployments for one in _deployed(deployment)}
+    for record in (one for deployment in deployments for one in _records(deployment)):
         for grant in record["allowed_by"]:
             for statement in {one: found[one] for one in grant if one in found}.values():
                 statement.used |= {one for one in statement.actions if _same(one, record["action"])}
@@ -66,6 +61,16 @@ def show(deployment: Deployment) -> None:
         denied = f"{need.action} on {need.resource}" if need else "nothing in this run"
         table.add_row(one.owner, one.name, denied, need.by if need else "", style=None if need else "yellow")
     console.print(table)
+
+
+def _records(deployment: Deployment) -> list[dict[str, Any]]:
+    """What was allowed to whom in one account, and by which statements."""
+    if deployment.endpoint_url is None:
+        raise CommandError("AWS does not tell which statement allowed a call; run this against local AWS (-e local)")
+    request = urllib.request.Request(f"{deployment.endpoint_url}/_local/authorizations", method="POST")
+    with urllib.request.urlopen(request) as answer:
+        records: list[dict[str, Any]] = json.load(answer)
+    return records
 
 
 def _deployed(deployment: Deployment) -> list[Statement]:
