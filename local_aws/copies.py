@@ -86,7 +86,7 @@ def _metadata(given: dict[str, str]) -> Environment:
     """An object's headers, of lower-case names, as those of a request that puts it."""
     told = {name: value for name, value in given.items() if name in DESCRIBING or name.startswith("x-amz-meta-")}
     variables = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in told.items()}
-    return {**variables, "CONTENT_TYPE": told["content-type"]}
+    return {**variables, "CONTENT_TYPE": given.get("content-type", "")}
 
 
 def _as_copy(

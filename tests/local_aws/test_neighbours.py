@@ -6,6 +6,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,9 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
 import local_aws
+from local_aws import __main__ as local_aws_command
+from local_aws import neighbours
+from local_aws.settings import Settings
 from tests.local_aws.conftest import create_pipeline, wait_for
 from tests.local_aws.sagemaker_server import TRUST, processing
 from tests.local_aws.test_enforcement import AROUND, TELL_KEYS
@@ -240,13 +244,12 @@ def test_an_object_needs_identity_bucket_and_key_of_both_accounts(two: Two) -> N
 
 
 def test_objects_are_listed_read_and_copied_by_parts_and_whole(two: Two) -> None:
-    two.grant(
-        s3_GetObject="*", s3_ListBucket=f"arn:aws:s3:::{BUCKET}", s3_PutObject="arn:aws:s3:::served/*", kms_Decrypt="*"
-    )
+    reads = {"s3_GetObject": "*", "s3_GetObjectVersion": "*", "s3_ListBucket": f"arn:aws:s3:::{BUCKET}"}
+    two.grant(**reads, s3_PutObject="arn:aws:s3:::served/*", kms_Decrypt="*")
     two.share_bucket("s3:GetObject", "s3:GetObjectVersion", "s3:ListBucket")
     two.share_key(True)
     s3 = two.serving.client("s3", session=two.job)
-    (listed,) = s3.list_objects_v2(Bucket=BUCKET, Prefix="models/")["Contents"]
+    (listed,) = s3.list_objects_v2(Bucket=BUCKET, Prefix="models/one")["Contents"]
     assert (listed["Key"], listed["Size"]) == (KEY, len(CONTENT))
     head = s3.head_object(Bucket=BUCKET, Key=KEY)
     source = {"Bucket": BUCKET, "Key": KEY, "VersionId": head["VersionId"]}
@@ -258,6 +261,11 @@ def test_objects_are_listed_read_and_copied_by_parts_and_whole(two: Two) -> None
     whole = s3.get_object(Bucket="served", Key="whole")
     assert (whole["Body"].read(), whole["ETag"]) == (CONTENT, answer["CopyObjectResult"]["ETag"])
     assert (whole["ContentType"], whole["Metadata"]) == ("text/x-model", {"digest": "abc"})
+    plain = {"Bucket": BUCKET, "Key": "models/plain"}
+    two.pipelines.client("s3").put_object(**plain, Body=b"plain")
+    s3.copy(plain, "served", "plain")
+    as_put = [client.head_object(**one) for client, one in ((s3, plain), (s3, {"Bucket": "served", "Key": "plain"}))]
+    assert as_put[0].get("ContentType") == as_put[1].get("ContentType") and as_put[1]["ContentLength"] == 5
     middle = s3.get_object(Bucket=BUCKET, Key=KEY, Range="bytes=5-9999999999")
     assert (
         middle["Body"].read() == CONTENT[5:] and middle["ContentRange"] == f"bytes 5-{len(CONTENT) - 1}/{len(CONTENT)}"
@@ -459,7 +467,14 @@ def test_a_server_refuses_a_place_that_is_taken_and_a_folder_that_is_open(
         local_aws.start(tmp_path / "aws", IMAGES, account="222222222222", region="eu-west-1", neighbours=folder)
     assert two.serving.client("sts").get_caller_identity()["Account"] == "222222222222"
     (tmp_path / "open").mkdir(mode=0o755)
-    with pytest.raises(local_aws.LocalAwsError, match=r"holds secrets and is open to others \(mode 755.*chmod 700"):
-        local_aws.start(tmp_path / "aws", IMAGES, neighbours=tmp_path / "open")
-    with pytest.raises(local_aws.LocalAwsError, match="'12345' is not an account's number, which has 12 digits"):
-        local_aws.start(tmp_path / "aws", IMAGES, account="12345")
+    settings = Settings(
+        tmp_path, {}, 1, "eu-west-1", "222222222222", "http://localhost:1", neighbours=tmp_path / "open"
+    )
+    with pytest.raises(neighbours.NeighbourError, match=r"holds secrets and is open to others \(mode 755.*chmod 700"):
+        neighbours.install(settings)
+
+
+@pytest.mark.parametrize("account", ["12345", "12345678901a", "1234567890123"])
+def test_an_account_has_twelve_digits(account: str) -> None:
+    with pytest.raises(ArgumentTypeError, match=f"'{account}' is not an account's number, which has 12 digits"):
+        local_aws_command.account(account)
