@@ -17,6 +17,8 @@ from urllib.parse import parse_qs, unquote
 from xml.sax.saxutils import escape
 
 from moto.s3.models import s3_backends
+from moto.sts.exceptions import STSValidationError
+from moto.sts.models import STSBackend
 
 from local_aws import authorization, copies, events, neighbours, request_actions, service_faults
 from local_aws.authorization import ADMINISTRATOR, AccessDenied, Caller
@@ -45,6 +47,8 @@ _settings: Settings
 def install(settings: Settings) -> None:
     global _settings
     _settings = settings
+    if settings.neighbours is not None:
+        STSBackend.assume_role = _own_role(STSBackend.assume_role)
 
 
 def over(application: Application) -> Application:
@@ -67,6 +71,21 @@ def over(application: Application) -> Application:
         return application(environment, start_response)
 
     return answer
+
+
+def _own_role(original: Callable[..., Any]) -> Callable[..., Any]:
+    """moto hands out credentials of a role of any account, which would act in this one."""
+
+    def assume_role(self: Any, region_name: str, role_session_name: str, role_arn: str, *rest: Any, **more: Any) -> Any:
+        account = role_arn.split(":")[4] if role_arn.count(":") >= 5 else _settings.account
+        if account != _settings.account:
+            raise STSValidationError(
+                f"AssumeRole of {role_arn} is not implemented by local AWS in account {_settings.account}; ask the server of "
+                f"account {account}"
+            )
+        return original(self, region_name, role_session_name, role_arn, *rest, **more)
+
+    return assume_role
 
 
 # ---------------------------------------------------------------- to a neighbour

@@ -218,7 +218,7 @@ def _to_bus(target: dict[str, Any], event: Event) -> None:
         )
     if "RoleArn" not in target:
         raise TargetError("a target that is an event bus needs a RoleArn: the role that may events:PutEvents on it")
-    identity.check(target["RoleArn"], "events.amazonaws.com")
+    identity.check(target["RoleArn"], _service_that_assumes(event))
     caller = Caller(target["RoleArn"], "events")
     _, _, _, region, account, resource = target["Arn"].split(":", 5)
     place, name = Place(region, account), resource.removeprefix("event-bus/")

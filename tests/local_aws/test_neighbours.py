@@ -320,6 +320,9 @@ def test_what_does_not_cross_and_who_is_not_there_is_told_by_name(two: Two) -> N
         "knows 111111111111 in us-east-1; start python -m local_aws --account 111111111111 --region ap-south-1" in said
     )
     assert refusal(two.serving.client("s3").get_object, Bucket="nowhere-at-all", Key="x").startswith("NoSuchBucket")
+    assume = two.serving.client("sts").assume_role
+    assert f"ask the server of account {SENDER[13:25]}" in refusal(assume, RoleArn=SENDER, RoleSessionName="me")
+    assert refusal(assume, RoleArn=ROLE, RoleSessionName="me") == ""
     entry = {"Source": "x", "DetailType": "x", "Detail": "{}", "EventBusName": BUS}
     assert "is a bus of another account or region" in refusal(
         two.pipelines.client("events").put_events, Entries=[entry]

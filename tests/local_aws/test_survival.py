@@ -70,6 +70,12 @@ def test_state_survives_a_restart_and_processes_end(tmp_path: Path) -> None:
         )
         first = run(client)
         client("sagemaker").create_model_package_group(ModelPackageGroupName="models")
+        shared = json.dumps({"Statement": []})
+        client("sagemaker").put_model_package_group_policy(ModelPackageGroupName="models", ResourcePolicy=shared)
+        client("events").create_event_bus(Name="mine")
+        client("events").put_permission(
+            EventBusName="mine", Action="events:PutEvents", Principal="111111111111", StatementId="s"
+        )
         client("sagemaker").create_processing_job(ProcessingJobName="slow", **processing("sleep 600", RoleArn=role))
         resources = client("cloudformation").describe_stack_resources(StackName="kept")["StackResources"]
 
@@ -101,6 +107,11 @@ def test_state_survives_a_restart_and_processes_end(tmp_path: Path) -> None:
         (stream,) = client("logs").describe_log_streams(logGroupName=group, logStreamNamePrefix=job)["logStreams"]
         lines = client("logs").get_log_events(logGroupName=group, logStreamName=stream["logStreamName"])["events"]
         assert [line["message"] for line in lines] == ["hello"]
+        policy = client("sagemaker").get_model_package_group_policy(ModelPackageGroupName="models")
+        assert policy["ResourcePolicy"] == shared
+        assert '"111111111111' in client("events").describe_event_bus(Name="mine")["Policy"].replace(
+            "arn:aws:iam::", ""
+        )
         # A kept stack is one that can be changed and deleted.
         client("cloudformation").delete_stack(StackName="kept")
         assert "kept" not in [one["Name"] for one in client("events").list_rules()["Rules"]]
