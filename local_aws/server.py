@@ -73,6 +73,7 @@ def serve(
         service_metrics,
         survival,
     )
+    from local_aws.request_actions import Place
 
     moto = DomainDispatcherApplication(create_backend_app)
     try:
@@ -99,7 +100,7 @@ def serve(
     events.install(settings)
     cloudformation.install(settings)
     try:
-        restored = survival.restore(kept) if kept else None
+        restored = survival.restore(kept, Place(region, account)) if kept else None
     except survival.SurvivalError as error:
         raise SystemExit(f"error: {error}") from None
     metrics.install()
@@ -133,7 +134,7 @@ def serve(
     neighbours.withdraw()
     server.shutdown()
     if kept:
-        survival.save(kept, rooms)
+        survival.save(kept, Place(region, account), rooms)
 
 
 def _for_this_machine(application: Any) -> Any:

@@ -11,7 +11,8 @@ import boto3
 import pytest
 
 import local_aws
-from local_aws import LocalAwsError
+from local_aws import LocalAwsError, survival
+from local_aws.request_actions import Place
 from tests.local_aws.conftest import create_role
 from tests.local_aws.sagemaker_server import processing
 from tests.local_aws.test_pipelines import definition, step
@@ -117,6 +118,11 @@ def test_state_survives_a_restart_and_processes_end(tmp_path: Path) -> None:
         assert "kept" not in [one["Name"] for one in client("events").list_rules()["Rules"]]
         bucket = next(one["PhysicalResourceId"] for one in resources if one["ResourceType"] == "AWS::S3::Bucket")
         assert bucket not in [one["Name"] for one in s3.list_buckets()["Buckets"]]
+
+    with pytest.raises(
+        survival.SurvivalError, match="of account 123456789012 in us-east-1, and this is 222222222222 in eu"
+    ):
+        survival.restore(kept, Place("eu-west-1", "222222222222"))
 
     with (kept / "state.pickle").open("r+b") as file:
         content = file.read().replace(b"moto ", b"mota ", 1)
