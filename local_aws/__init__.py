@@ -56,18 +56,30 @@ class LocalAws:
 
 
 def start(
-    root: Path, images: dict[str, Path], port: int = 0, time_factor: float = 1.0, keep: Path | None = None
+    root: Path,
+    images: dict[str, Path],
+    port: int = 0,
+    time_factor: float = 1.0,
+    keep: Path | None = None,
+    *,
+    account: str | None = None,
+    region: str | None = None,
+    neighbours: Path | None = None,
 ) -> LocalAws:
     """Start local AWS as a process of its own and wait until it answers; `port` 0 takes a free one.
 
     `time_factor` is how many times faster the waits of services pass than on AWS (settings.py). With `keep` it goes on with
-    the state in that folder, and leaves its own there at the end (survival.py).
+    the state in that folder, and leaves its own there at the end (survival.py). It is `account` in `region`, of the servers
+    of other places that know each other by the folder `neighbours` (neighbours.py).
     Raises LocalAwsError with the end of its log if it does not come up.
     """
     command = [sys.executable, "-m", "local_aws", "--port", str(port), "--root", str(root)]
     command += ["--time-factor", str(time_factor)]
     if keep:
         command += ["--keep", str(keep)]
+    for option, value in (("--account", account), ("--region", region), ("--neighbours", neighbours)):
+        if value is not None:
+            command += [option, str(value)]
     for name, folder in images.items():
         command += ["--image", f"{name}={folder}"]
     package_parent = str(Path(__file__).parent.parent)

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from pathlib import Path
 
 from local_aws import server
@@ -15,6 +16,12 @@ def image(text: str) -> tuple[str, Path]:
     if not name or not (path / "bin").is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is not REPOSITORY=FOLDER with a folder that holds bin/")
     return name, path
+
+
+def account(text: str) -> str:
+    if not re.fullmatch(r"\d{12}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an account's number, which has 12 digits")
+    return text
 
 
 def time_factor(text: str) -> float:
@@ -43,6 +50,7 @@ def main() -> None:
         metavar="REPOSITORY=FOLDER",
         help="folder whose bin/ plays the container image of that repository name; repeat it",
     )
+    parser.add_argument("--account", type=account, default=server.ACCOUNT, help=f"12 digits (default {server.ACCOUNT})")
     parser.add_argument("--region", default=os.environ.get("AWS_DEFAULT_REGION", "us-east-1"))
     parser.add_argument(
         "--time-factor",
@@ -62,6 +70,12 @@ def main() -> None:
     parser.add_argument(
         "--keep", type=Path, metavar="FOLDER", help="go on with the state in FOLDER, and leave it there at the end"
     )
+    parser.add_argument(
+        "--neighbours",
+        type=Path,
+        metavar="FOLDER",
+        help="answer for this account and region to the servers of others that have the same FOLDER, and ask them",
+    )
     options = parser.parse_args()
     server.serve(
         options.root.absolute(),
@@ -71,6 +85,8 @@ def main() -> None:
         options.time_factor,
         options.fault,
         options.keep and options.keep.absolute(),
+        options.account,
+        options.neighbours and options.neighbours.absolute(),
     )
 
 

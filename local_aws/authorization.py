@@ -3,6 +3,9 @@
 Roles are assumed by services (identity.py): their credentials are in jobs and endpoints, and the services' own work in
 their name (data in and out, logs, images) names the same role. Credentials of people, which no service handed out, are
 those of an administrator here and are not looked at.
+
+A role of another account (neighbours.py) needs both: its own policies, which are asked for where it is at home, and the policy
+of the resource, which is here.
 """
 
 import functools
@@ -13,14 +16,16 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
+from moto.events.models import events_backends
 from moto.iam.models import iam_backends
 from moto.kms.models import kms_backends
 from moto.s3.models import s3_backends
 from moto.sns.models import sns_backends
 from moto.sqs.models import sqs_backends
 
-from local_aws import networks, policies
+from local_aws import neighbours, networks, policies
 from local_aws.policies import Call, Context, Statement
+from local_aws.request_actions import Place
 from local_aws.settings import Settings
 
 MOST_RECORDS = 100_000
@@ -32,12 +37,18 @@ RESOURCE_POLICY_DECIDES = ("kms", "sts")
 class Caller:
     """Who calls: a role's ARN, or a service. `name` is the job, endpoint or execution that acts as the role.
 
-    `subnets` are those of the host that calls, if it is in a VPC.
+    `subnets` are those of the host that calls, if it is in a VPC; `home` is where the role is, if not on this server.
     """
 
     principal: str
     name: str = ""
     subnets: tuple[str, ...] = ()
+    home: Place | None = None
+
+    @property
+    def account(self) -> str:
+        """A role's account; none for a service."""
+        return self.principal.split(":")[4] if self.principal.startswith("arn:") else ""
 
     @property
     def arn(self) -> str:
@@ -86,6 +97,12 @@ def open_session(access_key: str, caller: Caller) -> None:
         _sessions[access_key] = caller
 
 
+def close_session(access_key: str) -> None:
+    """The access key is nobody's any more."""
+    with _lock:
+        del _sessions[access_key]
+
+
 def caller_of(access_key: str) -> Caller:
     """Whose access key it is; an administrator's if no service handed it out."""
     with _lock:
@@ -115,13 +132,15 @@ def authorize(caller: Caller, action: str, resource: str, context: Context | Non
             record.names.append(caller.name)
 
 
-def require_way(caller: Caller, service: str, action: str, resource: str, context: Context | None = None) -> None:
-    """Raise networks.NoWay unless the caller's host reaches the service (botocore's name) with this call."""
-    networks.require_way(caller.subnets, service, _call(caller, action, resource, context))
+def require_way(
+    caller: Caller, service: str, action: str, resource: str, context: Context | None = None, region: str = ""
+) -> None:
+    """Raise networks.NoWay unless the caller's host reaches the service (botocore's name; of our region, if none is given)."""
+    networks.require_way(caller.subnets, service, _call(caller, action, resource, context), region)
 
 
 def _call(caller: Caller, action: str, resource: str, context: Context | None) -> Call:
-    own_account = {"aws:PrincipalAccount": _settings.account, "aws:PrincipalArn": caller.principal}
+    own_account = {"aws:PrincipalAccount": caller.account, "aws:PrincipalArn": caller.principal}
     of_service = {"aws:PrincipalIsAWSService": "true", "aws:SourceAccount": _settings.account}
     is_role = caller.principal.startswith("arn:")
     return Call(
@@ -167,15 +186,20 @@ def records() -> list[dict[str, Any]]:
 
 def _grants(caller: Caller, call: Call, is_role: bool) -> list[list[str]]:
     """The statements that allow the call, of each of the lists one must stay. Raises AccessDenied."""
-    role_statements = _role_statements(caller.principal) if is_role else []
+    role_statements = _role_statements(caller) if is_role else []
     resource_statements = _resource_statements(call.resource)
+    crosses = is_role and caller.account != _settings.account
     identity = policies.matching(role_statements, call)
-    resource = policies.matching(resource_statements, call, resource_policy=True)
+    resource = policies.matching(
+        resource_statements, call, resource_policy=True, of_account=caller.account if crosses else None
+    )
     for kind, found in (("identity", identity), ("resource", resource)):
         if any(not statement.allows for statement in found):
             raise AccessDenied(caller, call.action, call.resource, f"with an explicit deny in a {kind}-based policy")
     by_identity, by_resource = [one.id for one in identity], [one.id for one in resource]
-    if is_role and call.action.split(":")[0] not in RESOURCE_POLICY_DECIDES:
+    if crosses:
+        grants = [by_resource, by_identity]
+    elif is_role and call.action.split(":")[0] not in RESOURCE_POLICY_DECIDES:
         grants = [[*by_identity, *by_resource]]
     else:
         delegated = [
@@ -192,27 +216,44 @@ def _grants(caller: Caller, call: Call, is_role: bool) -> list[list[str]]:
     return grants
 
 
-def _role_statements(arn: str) -> list[Statement]:
+def role_policies(arn: str) -> list[tuple[str, str]]:
+    """Name and document of each policy of a role of this server; none if there is no such role."""
     role = next((one for one in list(_iam().roles.values()) if one.arn == arn), None)
     if role is None:
         return []
-    found: list[Statement] = []
-    for name, document in role.policies.items():
-        found += _parsed(f"{role.name}/{name}", _text(document))
-    for managed in role.managed_policies.values():
-        found += _parsed(f"{role.name}/{managed.name}", _text(managed.document))
-    return found
+    found = [(f"{role.name}/{name}", _text(document)) for name, document in role.policies.items()]
+    return found + [(f"{role.name}/{one.name}", _text(one.document)) for one in role.managed_policies.values()]
+
+
+def add_resource_policies(service: str, find: Callable[[str], Any]) -> None:
+    """From now on `find` gives the policy of a resource of the service by its ARN, or nothing."""
+    _RESOURCE_POLICIES[service] = find
+
+
+def _role_statements(caller: Caller) -> list[Statement]:
+    arn = caller.principal
+    documents = role_policies(arn) if caller.home is None else neighbours.role_policies(caller.home, arn)
+    return [statement for name, document in documents for statement in _parsed(name, document)]
 
 
 def _resource_statements(arn: str) -> list[Statement]:
     service = arn.split(":")[2] if arn.count(":") >= 5 else ""
     find = _RESOURCE_POLICIES.get(service)
-    document = find(arn) if find else None
-    return _parsed(arn.split("/", 1)[0] if service == "s3" else arn, _text(document)) if document else []
+    holder = _policy_holder(arn)
+    document = find(holder) if find else None
+    return _parsed(holder, _text(document)) if document else []
+
+
+def _policy_holder(arn: str) -> str:
+    """The resource with the policy: an object's bucket, a model package's group."""
+    if arn.startswith("arn:aws:s3:"):
+        return arn.split("/", 1)[0]
+    start, found, name = arn.partition(":model-package/")
+    return f"{start}:model-package-group/{name.split('/', 1)[0]}" if found else arn
 
 
 def _bucket_policy(arn: str) -> Any:
-    bucket = s3_backends[_settings.account]["aws"].buckets.get(arn.split(":::", 1)[1].split("/", 1)[0])
+    bucket = s3_backends[_settings.account]["aws"].buckets.get(arn.split(":::", 1)[1])
     return bucket.policy if bucket is not None else None
 
 
@@ -231,12 +272,18 @@ def _queue_policy(arn: str) -> Any:
     return queue.policy if queue is not None else None
 
 
+def _bus_policy(arn: str) -> Any:
+    bus = events_backends[_settings.account][_settings.region].event_buses.get(arn.rsplit("/", 1)[-1])
+    return bus.policy if bus is not None else None
+
+
 def _trust_policy(arn: str) -> Any:
     role = next((one for one in list(_iam().roles.values()) if one.arn == arn), None)
     return role.assume_role_policy_document if role is not None else None
 
 
 _RESOURCE_POLICIES: dict[str, Callable[[str], Any]] = {
+    "events": _bus_policy,
     "s3": _bucket_policy,
     "kms": _key_policy,
     "sns": _topic_policy,

@@ -16,7 +16,7 @@ from moto.core.common_models import CloudFormationModel
 from moto.iam.access_control import PermissionResult
 from moto.s3.models import FakeBucket
 
-from local_aws import network_types, operations_types, serving_types, stack_changes
+from local_aws import event_types, network_types, operations_types, serving_types, stack_changes
 from local_aws.events import client
 from local_aws.settings import Settings
 
@@ -184,6 +184,11 @@ def put_model_package_group(name: str, properties: Properties, exists: bool) -> 
     group = sagemaker.describe_model_package_group(ModelPackageGroupName=name)
     if group["ModelPackageGroupDescription"] != description:  # SageMaker has no call for it
         raise ValueError("ModelPackageGroupDescription cannot be changed; give the group another name")
+    if "ModelPackageGroupPolicy" in properties:
+        policy = json.dumps(properties["ModelPackageGroupPolicy"])
+        sagemaker.put_model_package_group_policy(ModelPackageGroupName=name, ResourcePolicy=policy)
+    else:
+        sagemaker.delete_model_package_group_policy(ModelPackageGroupName=name)
     arn = group["ModelPackageGroupArn"]
     return Resource(arn, {"ModelPackageGroupArn": arn})
 
@@ -391,7 +396,7 @@ TYPES = [
     _type(
         "AWS::SageMaker::ModelPackageGroup",
         "ModelPackageGroupName",
-        "ModelPackageGroupName ModelPackageGroupDescription Tags",
+        "ModelPackageGroupName ModelPackageGroupDescription ModelPackageGroupPolicy Tags",
         put_model_package_group,
         lambda id_, _: client("sagemaker").delete_model_package_group(ModelPackageGroupName=id_.rsplit("/", 1)[-1]),
     ),
@@ -460,6 +465,21 @@ TYPES = [
         "ComparisonOperator TreatMissingData EvaluateLowSampleCountPercentile Metrics Tags",
         put_alarm,
         lambda id_, _: client("cloudwatch").delete_alarms(AlarmNames=[id_]),
+    ),
+    _type(
+        "AWS::Events::EventBus",
+        "Name",
+        "Name Description Tags",
+        lambda name, properties, exists: Resource(*event_types.put_bus(name, properties, exists)),
+        lambda id_, _: event_types.delete_bus(id_),
+    ),
+    _type(
+        "AWS::Events::EventBusPolicy",
+        "",
+        "EventBusName StatementId Statement Action Principal Condition",
+        lambda _, properties, exists: Resource(event_types.put_bus_policy(properties)),
+        lambda id_, properties: event_types.delete_bus_policy(properties),
+        "EventBusName StatementId",
     ),
     *NETWORK_TYPES,
     _serving_type("Model", MODEL_PROPERTIES, f"{MODEL_PROPERTIES} Tags"),

@@ -125,7 +125,7 @@ def _s3_wanted(request: Any, caller: Caller, bucket: str, key: str | None) -> It
         yield s3_object("GetObject", source_bucket, source_key)
         yield from key_wanted(source_bucket, source_key, _settings)
     yield s3_object(action, bucket, key)
-    if action in ("GetObject", "PutObject"):
+    if action in ("GetObject", "GetObjectVersion", "PutObject"):
         yield from key_wanted(bucket, key, _settings, writes=action == "PutObject")
     if action == "GetObject" and not _exists(bucket, key):
         # Who may not list a bucket does not learn that an object is missing.

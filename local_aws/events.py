@@ -15,16 +15,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 import boto3
+from moto.core.exceptions import JsonRESTError
 from moto.core.responses import ActionResult
-from moto.events.models import Rule, events_backends
+from moto.events.models import EventBus, EventsBackend, Rule, events_backends
 from moto.s3 import notifications as s3_notifications
 from moto.s3.models import s3_backends
 from moto.s3.responses import S3Response
 from moto.sns.models import sns_backends
 from moto.sqs.models import sqs_backends
 
-from local_aws import authorization, identity
+from local_aws import authorization, identity, neighbours
 from local_aws.authorization import AccessDenied, Caller
+from local_aws.request_actions import Place
 from local_aws.settings import Settings
 
 Event = dict[str, Any]
@@ -44,6 +46,8 @@ def install(settings: Settings) -> None:
     global _settings
     _settings = settings
     Rule.send_to_targets = _send_to_targets
+    EventBus._remove_principals_statements = lambda bus, *principals: None  # AWS replaces statements by their ids alone
+    EventsBackend._normalize_event_bus_arn = _own_bus(EventsBackend._normalize_event_bus_arn)
     s3_notifications._send_event_bridge_message = _send_s3_event
     S3Response.get_bucket_notification = _with_event_bridge(S3Response.get_bucket_notification)
 
@@ -66,6 +70,21 @@ def emit(source: str, detail_type: str, detail: dict[str, Any], resources: list[
         _send_to_targets(rule, event)
 
 
+def put_on_bus(name: str, event: Event, caller: Caller) -> None:
+    """An event that a rule sends from one bus to another one, which is ours: what matches there gets it, as it is.
+
+    Raises AccessDenied if the caller, or anybody of its account, may not; TargetError if there is no such bus.
+    """
+    told = {"events:source": event["source"], "events:detail-type": event["detail-type"]}
+    arn = Place(_settings.region, _settings.account).arn("events", f"event-bus/{name}")
+    authorization.authorize(caller, "events:PutEvents", arn, told)
+    bus = events_backends[_settings.account][_settings.region].event_buses.get(name)
+    if bus is None:
+        raise TargetError(f"the event bus {arn} does not exist")
+    for rule in list(bus.rules.values()):
+        _send_to_targets(rule, event)
+
+
 def client(service: str, credentials: dict[str, str] | None = None) -> Any:
     """A client of this very server, with the credentials of an assumed role if given."""
     keys = credentials or {}
@@ -77,6 +96,19 @@ def client(service: str, credentials: dict[str, str] | None = None) -> Any:
         aws_secret_access_key=keys.get("AWS_SECRET_ACCESS_KEY"),
         aws_session_token=keys.get("AWS_SESSION_TOKEN"),
     )
+
+
+def _own_bus(original: Callable[[Any, Any], str]) -> Callable[[Any, Any], str]:
+    """moto takes the ARN of any account's bus for that of its own of the same name."""
+
+    def normalize(self: Any, name: str | None) -> str:
+        own = f":{self.region_name}:{self.account_id}:event-bus/"
+        if name is not None and name.startswith("arn:") and own not in name:
+            text = f"{name} is a bus of another account or region: only a rule's target may name one; name one of{own}"
+            raise JsonRESTError("ValidationException", text)
+        return original(self, name)
+
+    return normalize
 
 
 def _with_event_bridge(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -171,8 +203,31 @@ def send(target: dict[str, Any], event: Event) -> None:
         publish(_service_that_assumes(event), target["Arn"], target_input(target, event))
     elif service == "sqs":
         _to_queue(_service_that_assumes(event), target["Arn"], target_input(target, event), {})
+    elif service == "events":
+        _to_bus(target, event)
     else:
-        raise TargetError(f"targets of the service {service!r} are not implemented; known: sagemaker, sns, sqs")
+        raise TargetError(f"targets of the service {service!r} are not implemented; known: events, sagemaker, sns, sqs")
+
+
+def _to_bus(target: dict[str, Any], event: Event) -> None:
+    """Hand the event to another bus, of this server or of a neighbour's, as the target's role."""
+    if (event["region"], event["account"]) != (_settings.region, _settings.account):
+        raise TargetError(
+            f"the event came from a bus of account {event['account']} in {event['region']}; from there it is not sent on to "
+            "a third one"
+        )
+    if "RoleArn" not in target:
+        raise TargetError("a target that is an event bus needs a RoleArn: the role that may events:PutEvents on it")
+    identity.check(target["RoleArn"], _service_that_assumes(event))
+    caller = Caller(target["RoleArn"], "events")
+    _, _, _, region, account, resource = target["Arn"].split(":", 5)
+    place, name = Place(region, account), resource.removeprefix("event-bus/")
+    if place == Place(_settings.region, _settings.account):
+        put_on_bus(name, event, caller)
+    elif refused := neighbours.ask(
+        neighbours.at(place), "event", {"bus": name, "event": event}, neighbours.told(caller.principal, caller.name)
+    ):
+        raise TargetError(refused)
 
 
 def _service_that_assumes(event: Event) -> str:

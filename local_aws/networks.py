@@ -65,11 +65,19 @@ def problems(where: str, vpc_config: dict[str, Any] | None) -> list[str]:
     return found
 
 
-def require_way(subnets: tuple[str, ...], service: str, call: Call) -> None:
-    """Raise NoWay unless a host in these subnets (none: outside of any VPC) reaches the service (botocore's name)."""
+def require_way(subnets: tuple[str, ...], service: str, call: Call, region: str = "") -> None:
+    """Raise NoWay unless a host in these subnets (none: outside of any VPC) reaches the service (botocore's name).
+
+    `region` is the service's, if it is another one than ours: an endpoint of a VPC leads to its own region only.
+    """
     if not subnets or any(_leads_to_the_internet(subnet) for subnet in subnets):
         return
     vpc, name = vpc_of(subnets[0]), ENDPOINT_NAMES.get(service, service)
+    if region not in ("", _settings.region):
+        raise NoWay(
+            f"nothing leads from {', '.join(subnets)} to {name} of {region}: endpoints of {vpc} lead to services of "
+            f"{_settings.region} only, and it has no route to the internet"
+        )
     endpoints = [one for one in list(_ec2().vpc_end_points.values()) if _serves(one, vpc, name, subnets)]
     if not endpoints:
         raise NoWay(

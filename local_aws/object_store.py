@@ -292,6 +292,14 @@ def _open(key: FakeKey) -> Any:
         return Path(f"/proc/self/fd/{buffer.fileno()}").open("rb")
 
 
+def read_range(key: FakeKey, first: int, last: int) -> bytes:
+    """An object's bytes from `first` to `last`, both included."""
+    with _open(key) as file:
+        file.seek(first)
+        content: bytes = file.read(last - first + 1)
+    return content
+
+
 def copy_object(key: FakeKey, target: Path) -> None:
     """Write an object's content to the file `target`."""
     with _open(key) as source, target.open("wb") as file:

@@ -31,6 +31,8 @@ KNOWN_KEYS = frozenset(
         "aws:viaawsservice",
         "cloudwatch:namespace",
         "ec2:vpc",
+        "events:detail-type",
+        "events:source",
         "iam:awsservicename",
         "iam:passedtoservice",
         "kms:calleraccount",
@@ -88,12 +90,22 @@ def statements(policy: str, document: Mapping[str, Any]) -> list[Statement]:
     return found
 
 
-def matching(candidates: Iterable[Statement], call: Call, *, resource_policy: bool = False) -> list[Statement]:
-    """The statements that speak about the call; in a resource policy only those whose Principal is the caller."""
+def matching(
+    candidates: Iterable[Statement], call: Call, *, resource_policy: bool = False, of_account: str | None = None
+) -> list[Statement]:
+    """The statements that speak about the call; in a resource policy only those whose Principal is the caller.
+
+    `of_account` is the caller's account, if it is not the resource's: who names that account names all who are in it.
+    """
     return [
         statement
         for statement in candidates
-        if (not resource_policy or _names(statement, call.principal)) and _applies(statement, call)
+        if (
+            not resource_policy
+            or _names(statement, call.principal)
+            or (of_account is not None and names_account(statement, of_account))
+        )
+        and _applies(statement, call)
     ]
 
 

@@ -4,7 +4,7 @@ import copy
 import json
 from typing import Any
 
-from local_aws import networks, role_use
+from local_aws import networks, policies, role_use
 from local_aws.sagemaker_api import (
     ConflictException,
     Request,
@@ -117,6 +117,36 @@ class Registry:
             )
         self._remove(self._groups, name, "model package group", "ModelPackageGroupArn")
         return {}
+
+    def put_model_package_group_policy(self, request: Request) -> Response:
+        group, policy = self._group(request["ModelPackageGroupName"]), request["ResourcePolicy"]
+        try:
+            policies.statements(group["ModelPackageGroupArn"], json.loads(policy))
+        except (ValueError, AttributeError, policies.PolicyError) as error:
+            raise ValidationException(f"ResourcePolicy is no policy document: {error}") from None
+        with self._service.changed:
+            self._groups[group["ModelPackageGroupName"]]["_policy"] = policy
+        return {"ModelPackageGroupArn": group["ModelPackageGroupArn"]}
+
+    def get_model_package_group_policy(self, request: Request) -> Response:
+        group = self._group(request["ModelPackageGroupName"])
+        if "_policy" not in group:
+            raise ValidationException(
+                f"Cannot find a resource policy of Model Package Group {group['ModelPackageGroupArn']}."
+            )
+        return {"ResourcePolicy": group["_policy"]}
+
+    def delete_model_package_group_policy(self, request: Request) -> Response:
+        name = self._group(request["ModelPackageGroupName"])["ModelPackageGroupName"]
+        with self._service.changed:
+            self._groups[name].pop("_policy", None)
+        return {}
+
+    def group_policy(self, arn: str) -> str | None:
+        """The resource policy of a model package group, if the ARN is one's that has one."""
+        with self._service.changed:
+            group = self._groups.get(name_in(arn), {}) if ":model-package-group/" in arn else {}
+            return group.get("_policy")
 
     def has_group(self, name: str) -> bool:
         """Whether there is a model package group of that name (or ARN)."""

@@ -10,7 +10,7 @@ from moto.core.utils import camelcase_to_underscores
 from moto.sagemaker.exceptions import SagemakerClientError
 from moto.sagemaker.responses import SageMakerResponse
 
-from local_aws import alarms, autoscaling, metrics
+from local_aws import alarms, authorization, autoscaling, metrics
 from local_aws.data_capture import DataCapture
 from local_aws.endpoints import Endpoints
 from local_aws.hubs import Hubs
@@ -95,6 +95,7 @@ def install(settings: Settings) -> SageMaker:
         setattr(SageMakerResponse, camelcase_to_underscores(operation), _handler(sagemaker, operation))
     # A handler reads the JSON body itself: moto's own parser answers a wrong type with an internal error.
     SageMakerResponse.parse_parameters = lambda response, request: None
+    authorization.add_resource_policies("sagemaker", sagemaker.registry.group_policy)
     endpoint_metrics = metrics.EndpointMetrics(settings)
     sagemaker.endpoints.router.listeners.append(endpoint_metrics.record)
     sagemaker.endpoints.router.listeners.append(DataCapture(sagemaker.registry).record)

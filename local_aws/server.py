@@ -32,11 +32,13 @@ def serve(
     time_factor: float = 1.0,
     rules: Sequence[service_faults.Rule] = (),
     kept: Path | None = None,
+    account: str = ACCOUNT,
+    neighbours_folder: Path | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; then every job and endpoint is gone before this returns.
 
     `rules` are faults of services, there from the start. `kept` is the folder with the state of an earlier server, if there
-    is one, and of this one after its end.
+    is one, and of this one after its end. `neighbours_folder` is where servers of other accounts and regions are known.
     """
     parent = os.getppid()
     root.mkdir(parents=True, exist_ok=True)
@@ -45,6 +47,7 @@ def serve(
         logging.getLogger(name).setLevel(logging.WARNING)
     # Keys for our own clients, and for moto's: any do here, and real ones must never be picked up.
     os.environ.update(AWS_ACCESS_KEY_ID="local", AWS_SECRET_ACCESS_KEY="local", AWS_DEFAULT_REGION=region)
+    os.environ["MOTO_ACCOUNT_ID"] = account  # whoever asks, and with whatever key, asks this account
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
         os.environ.pop(name, None)
 
@@ -55,11 +58,14 @@ def serve(
         authorization,
         bedrock,
         cloudformation,
+        copies,
+        crossing,
         enforcement,
         events,
         identity,
         limits,
         metrics,
+        neighbours,
         networks,
         runtime,
         sagemaker,
@@ -67,6 +73,7 @@ def serve(
         service_metrics,
         survival,
     )
+    from local_aws.request_actions import Place
 
     moto = DomainDispatcherApplication(create_backend_app)
     try:
@@ -77,17 +84,23 @@ def serve(
         ) from None
     url = f"http://{HOST}:{server.port}"
     # What jobs must not read: other jobs' files, this server's state, and what lies in the user's home, such as keys.
-    hidden = (root, Path.home(), *([kept] if kept else []))
-    settings = Settings(root, images, server.port, region, ACCOUNT, url, time_factor, hidden)
+    hidden = (root, Path.home(), *(folder for folder in (kept, neighbours_folder) if folder))
+    settings = Settings(root, images, server.port, region, account, url, time_factor, hidden, neighbours_folder)
     os.environ["MOTO_PORT"] = str(server.port)
+    try:
+        neighbours.install(settings)
+    except neighbours.NeighbourError as error:
+        raise SystemExit(f"error: {error}") from None
     authorization.install(settings)
     networks.install(settings)
     enforcement.install(settings)
     identity.install(settings)
+    crossing.install(settings)
+    copies.install()
     events.install(settings)
     cloudformation.install(settings)
     try:
-        restored = survival.restore(kept) if kept else None
+        restored = survival.restore(kept, Place(region, account)) if kept else None
     except survival.SurvivalError as error:
         raise SystemExit(f"error: {error}") from None
     metrics.install()
@@ -101,7 +114,7 @@ def serve(
     for rule in rules:
         service_faults.faults.add(rule)
     server.app = _for_this_machine(
-        runtime.over(_with_controls(service_faults.faults.over(moto)), rooms.endpoints.router)
+        runtime.over(_with_controls(service_faults.faults.over(crossing.over(moto))), rooms.endpoints.router)
     )
 
     stopping = threading.Event()
@@ -113,13 +126,15 @@ def serve(
     signal.signal(signal.SIGTERM, stop)
     threading.Thread(target=_end_with, args=(parent,), name="parent", daemon=True).start()
     threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+    neighbours.announce()
     print(f"{READY}{settings.url}", flush=True)
     stopping.wait()
     scheduler.shutdown()
     sagemaker.shutdown()  # while the server still answers: a job that ends now may say so
+    neighbours.withdraw()
     server.shutdown()
     if kept:
-        survival.save(kept, rooms)
+        survival.save(kept, Place(region, account), rooms)
 
 
 def _for_this_machine(application: Any) -> Any:

@@ -150,7 +150,7 @@ class ServiceFaults:
                 return application(environment, start_response)
             service = _service(environment)
             try:
-                self.check(service, *_operation(service, environment))
+                self.check(service, *operation(service, environment))
             except ServiceFault as fault:
                 # Whoever is still sending the body would not read an answer.
                 environment["wsgi.input"].read(int(environment.get("CONTENT_LENGTH") or 0))
@@ -169,7 +169,7 @@ def _service(environment: dict[str, Any]) -> str:
     return {"monitoring": "cloudwatch"}.get(match[1], match[1]) if match else "s3"
 
 
-def _operation(service: str, environment: dict[str, Any]) -> tuple[str, str]:
+def operation(service: str, environment: dict[str, Any]) -> tuple[str, str]:
     """The operation that a request asks for, and the key of the object where it has one."""
     if "HTTP_X_AMZ_TARGET" in environment:
         return environment["HTTP_X_AMZ_TARGET"].rsplit(".", 1)[-1], ""
@@ -195,10 +195,10 @@ def _s3_requests() -> dict[str, tuple[str, bool, frozenset[str]]]:
     """Operation of S3 -> HTTP method, whether it names an object, and the query parameters that it always has."""
     model, found = botocore.session.Session().get_service_model("s3"), {}
     for name in model.operation_names:
-        operation = model.operation_model(name)
-        path, _, query = operation.http["requestUri"].partition("?")
+        described = model.operation_model(name)
+        path, _, query = described.http["requestUri"].partition("?")
         needed = {part.partition("=")[0] for part in query.split("&") if part}
-        shape = operation.input_shape
+        shape = described.input_shape
         for member in shape.required_members if shape else []:
             serialization = shape.members[member].serialization
             if serialization.get("location") == "querystring":
@@ -213,7 +213,7 @@ def _s3_requests() -> dict[str, tuple[str, bool, frozenset[str]]]:
             "ListObjects",
             "ListDirectoryBuckets",
         ):
-            found[name] = (operation.http["method"], "{Key" in path, frozenset(needed))
+            found[name] = (described.http["method"], "{Key" in path, frozenset(needed))
     return found
 
 

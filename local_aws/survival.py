@@ -27,6 +27,7 @@ from moto.s3.models import FakeKey
 from moto.s3.utils import _VersionedKeyStore
 
 from local_aws.object_store import copy_object
+from local_aws.request_actions import Place
 from local_aws.sagemaker import SageMaker
 
 STATE_FILE = "state.pickle"
@@ -62,7 +63,7 @@ def program() -> str:
     return f"moto {version('moto')}, cloudpickle {version('cloudpickle')}, local_aws {digest}"
 
 
-def save(folder: Path, sagemaker: SageMaker) -> None:
+def save(folder: Path, place: Place, sagemaker: SageMaker) -> None:
     """Keep the state of this server, whose jobs have ended. What was kept before stays if this fails."""
     fresh = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -70,15 +71,16 @@ def save(folder: Path, sagemaker: SageMaker) -> None:
     backends = {name: {account: dict(regions) for account, regions in get_backend(name).items()} for name in SERVICES}
     with (fresh / STATE_FILE).open("wb") as file:
         pickle.dump(program(), file)
+        pickle.dump(place, file)
         _Pickler(file, fresh / OBJECTS).dump((backends, sagemaker.state()))
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
 
 
-def restore(folder: Path) -> Callable[[SageMaker], None]:
+def restore(folder: Path, place: Place) -> Callable[[SageMaker], None]:
     """Read a kept state into moto, before anything has asked it; returns what gives SageMaker its own.
 
-    Raises SurvivalError if another program has written it.
+    Raises SurvivalError if another program has written it, or this one for another place.
     """
     path = folder / STATE_FILE
     if not path.exists():
@@ -88,6 +90,12 @@ def restore(folder: Path) -> Callable[[SageMaker], None]:
         if writer != program():
             raise SurvivalError(
                 f"{folder} was kept by another version ({writer}; this one is {program()}): remove it to begin empty"
+            )
+        writers_place = pickle.load(file)
+        if writers_place != place:
+            raise SurvivalError(
+                f"{folder} holds the state of account {writers_place.account} in {writers_place.region}, and this is "
+                f"{place.account} in {place.region}: name another folder, or start with that account and region"
             )
         backends, state = _Unpickler(file, folder / OBJECTS).load()
     for name, accounts in backends.items():

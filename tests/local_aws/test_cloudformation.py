@@ -140,6 +140,84 @@ def test_what_one_stack_exports_another_imports(client: Client) -> None:
     client("s3").put_object(Bucket=name, Key="still", Body=b"writable")  # its condition does not hold here
 
 
+def test_a_bus_takes_what_its_policies_and_rules_say_and_goes_with_its_stack(client: Client) -> None:
+    events, account = client("events"), "arn:aws:iam::111111111111:root"
+    bus = {"Type": "AWS::Events::EventBus", "Properties": {"Name": "taken", "Tags": [{"Key": "a", "Value": "1"}]}}
+
+    def admits(sid: str, **properties: Any) -> dict[str, Any]:
+        given = {"EventBusName": {"Ref": "Bus"}, "StatementId": sid, **properties}
+        return {"Type": "AWS::Events::EventBusPolicy", "Properties": given}
+
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"AWS": account},
+        "Action": "events:PutEvents",
+        "Resource": {"Fn::GetAtt": ["Bus", "Arn"]},
+        "Condition": {"StringEquals": {"events:source": "aws.sagemaker"}},
+    }
+    rule = {
+        "Type": "AWS::Events::Rule",
+        "Properties": {
+            "EventBusName": {"Ref": "Bus"},
+            "EventPattern": {"account": ["111111111111"]},
+            "State": "ENABLED",
+        },
+    }
+    whole, parts = (
+        admits("Whole", Statement=statement),
+        admits("Parts", Action="events:PutEvents", Principal="111111111111"),
+    )
+    stack = deploy(client, "bus", {"Bus": bus, "Whole": whole, "Parts": parts, "Rule": rule})
+    assert stack["StackStatus"] == "CREATE_COMPLETE", stack
+
+    def statements() -> dict[str, Any]:
+        policy = json.loads(events.describe_event_bus(Name="taken").get("Policy", '{"Statement": []}'))
+        return {one["Sid"]: one for one in policy["Statement"]}
+
+    arn = events.describe_event_bus(Name="taken")["Arn"]
+    both = {"Effect": "Allow", "Principal": {"AWS": account}, "Action": "events:PutEvents", "Resource": arn}
+    assert statements() == {
+        "Whole": {"Sid": "Whole", **both, "Condition": statement["Condition"]},
+        "Parts": {"Sid": "Parts", **both},
+    }
+    (kept,) = events.list_rules(EventBusName="taken")["Rules"]
+    assert json.loads(kept["EventPattern"]) == {"account": ["111111111111"]}
+
+    bus["Properties"] = {"Name": "taken", "Tags": [{"Key": "b", "Value": "2"}]}
+    del statement["Condition"]
+    assert deploy(client, "bus", {"Bus": bus, "Whole": whole, "Rule": rule})["StackStatus"] == "UPDATE_COMPLETE"
+    assert statements() == {"Whole": {"Sid": "Whole", **both}}
+    assert events.list_tags_for_resource(ResourceARN=arn)["Tags"] == [{"Key": "b", "Value": "2"}]
+    client("cloudformation").delete_stack(StackName="bus")
+    assert [one["Name"] for one in events.list_event_buses()["EventBuses"]] == ["default"]
+
+
+def test_a_model_package_groups_policy_comes_changes_and_goes_with_its_property(client: Client) -> None:
+    def group(**properties: Any) -> dict[str, Any]:
+        named = {"ModelPackageGroupName": "shared-models", **properties}
+        return {"Type": "AWS::SageMaker::ModelPackageGroup", "Properties": named}
+
+    def policy(action: str) -> dict[str, Any]:
+        principal = {"AWS": "arn:aws:iam::222222222222:root"}
+        return {"Statement": [{"Effect": "Allow", "Principal": principal, "Action": action, "Resource": "*"}]}
+
+    def read() -> Any:
+        return json.loads(
+            client("sagemaker").get_model_package_group_policy(ModelPackageGroupName="shared-models")["ResourcePolicy"]
+        )
+
+    for action in ("sagemaker:DescribeModelPackage", "sagemaker:UpdateModelPackage"):
+        deploy(client, "shared", {"Group": group(ModelPackageGroupPolicy=policy(action))})
+        assert read() == policy(action)
+    assert deploy(client, "shared", {"Group": group()})["StackStatus"] == "UPDATE_COMPLETE"
+    with pytest.raises(ClientError, match="Cannot find a resource policy of Model Package Group arn:"):
+        read()
+    unknown = {"Statement": [{"Effect": "Allow", "NotPrincipal": "*", "Action": "*", "Resource": "*"}]}
+    stack = deploy(client, "shared", {"Group": group(ModelPackageGroupPolicy=unknown)})
+    assert stack["StackStatus"] == "UPDATE_ROLLBACK_COMPLETE" and "NotPrincipal" in stack["StackStatusReason"]
+    client("cloudformation").delete_stack(StackName="shared")
+
+
 def test_every_type_that_a_cdk_app_of_ours_may_use_is_known() -> None:
     from moto.cloudformation import parsing
 

@@ -106,6 +106,36 @@ def test_an_events_parts_fill_an_input_template(client: Client, queue: tuple[str
     assert message["Body"] == '"x has 4 bytes"'
 
 
+def test_a_rule_sends_events_to_another_bus_as_a_role_that_may(client: Client, queue: tuple[str, str]) -> None:
+    role = create_role(client, "between-buses", "events.amazonaws.com")
+    bus = client("events").create_event_bus(Name="second")["EventBusArn"]
+    rule(client, "onwards", {"source": ["travels"]}, {"Arn": bus, "RoleArn": role})
+    client("events").put_rule(Name="there", EventBusName="second", EventPattern=json.dumps({"account": [ACCOUNT]}))
+    client("events").put_targets(Rule="there", EventBusName="second", Targets=[{"Id": "one", "Arn": queue[1]}])
+    client("events").put_events(Entries=[{"Source": "travels", "DetailType": "x", "Detail": '{"a": 1}'}])
+    (message,) = wait_for(lambda: messages(client, queue[0]), 60)
+    event = json.loads(message["Body"])
+    assert (event["source"], event["account"], event["detail"]) == ("travels", ACCOUNT, {"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("bus", "role", "said"),
+    [
+        ("second", False, "needs a RoleArn"),
+        ("no-such-bus", True, "event-bus/no-such-bus does not exist"),
+    ],
+)
+def test_an_event_that_no_bus_takes_ends_in_the_dead_letter_queue(
+    client: Client, queue: tuple[str, str], bus: str, role: bool, said: str
+) -> None:
+    arn = f"arn:aws:events:{REGION}:{ACCOUNT}:event-bus/{bus}"
+    sender = {"RoleArn": f"arn:aws:iam::{ACCOUNT}:role/between-buses"} if role else {}
+    rule(client, f"to-{bus}", {"source": [bus]}, {"Arn": arn, **sender, "DeadLetterConfig": {"Arn": queue[1]}})
+    client("events").put_events(Entries=[{"Source": bus, "DetailType": "x", "Detail": "{}"}])
+    (message,) = wait_for(lambda: messages(client, queue[0]), 60)
+    assert said in message["MessageAttributes"]["ERROR_MESSAGE"]["StringValue"]
+
+
 def test_a_disabled_rule_delivers_nothing(client: Client, queue: tuple[str, str]) -> None:
     pattern = {"source": ["tests"]}
     rule(client, "resting", pattern, {"Arn": queue[1]})

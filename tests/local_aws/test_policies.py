@@ -120,6 +120,22 @@ def test_a_resource_policy_speaks_to_its_principals_only() -> None:
         matches({"Action": "*", "Resource": "*", "Principal": {"Federated": "x"}}, call, resource_policy=True)
 
 
+def test_a_resource_policy_that_names_another_account_speaks_to_all_who_are_in_it() -> None:
+    call = Call("arn:aws:iam::222222222222:role/deploy", "s3:GetObject", f"{BUCKET}/a")
+    for principal, expected in (
+        ({"AWS": "arn:aws:iam::222222222222:root"}, True),
+        ({"AWS": ["arn:aws:iam::333333333333:root", "222222222222"]}, True),
+        ({"AWS": "arn:aws:iam::222222222222:role/deploy"}, True),
+        ({"AWS": "arn:aws:iam::222222222222:role/other"}, False),
+        ({"AWS": "arn:aws:iam::333333333333:root"}, False),
+        ({"Service": "222222222222"}, False),
+    ):
+        document = {"Statement": {"Effect": "Allow", "Principal": principal, "Action": "*", "Resource": "*"}}
+        candidates = policies.statements("p", document)
+        found = policies.matching(candidates, call, resource_policy=True, of_account="222222222222")
+        assert bool(found) is expected, principal
+
+
 @given(st.text(max_size=20), st.text(max_size=20), st.text(max_size=20))
 def test_a_star_is_any_text_and_everything_else_is_itself(start: str, middle: str, end: str) -> None:
     literal = start.replace("*", "").replace("?", "")

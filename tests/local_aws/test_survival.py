@@ -11,7 +11,8 @@ import boto3
 import pytest
 
 import local_aws
-from local_aws import LocalAwsError
+from local_aws import LocalAwsError, survival
+from local_aws.request_actions import Place
 from tests.local_aws.conftest import create_role
 from tests.local_aws.sagemaker_server import processing
 from tests.local_aws.test_pipelines import definition, step
@@ -70,6 +71,12 @@ def test_state_survives_a_restart_and_processes_end(tmp_path: Path) -> None:
         )
         first = run(client)
         client("sagemaker").create_model_package_group(ModelPackageGroupName="models")
+        shared = json.dumps({"Statement": []})
+        client("sagemaker").put_model_package_group_policy(ModelPackageGroupName="models", ResourcePolicy=shared)
+        client("events").create_event_bus(Name="mine")
+        client("events").put_permission(
+            EventBusName="mine", Action="events:PutEvents", Principal="111111111111", StatementId="s"
+        )
         client("sagemaker").create_processing_job(ProcessingJobName="slow", **processing("sleep 600", RoleArn=role))
         resources = client("cloudformation").describe_stack_resources(StackName="kept")["StackResources"]
 
@@ -101,11 +108,21 @@ def test_state_survives_a_restart_and_processes_end(tmp_path: Path) -> None:
         (stream,) = client("logs").describe_log_streams(logGroupName=group, logStreamNamePrefix=job)["logStreams"]
         lines = client("logs").get_log_events(logGroupName=group, logStreamName=stream["logStreamName"])["events"]
         assert [line["message"] for line in lines] == ["hello"]
+        policy = client("sagemaker").get_model_package_group_policy(ModelPackageGroupName="models")
+        assert policy["ResourcePolicy"] == shared
+        assert '"111111111111' in client("events").describe_event_bus(Name="mine")["Policy"].replace(
+            "arn:aws:iam::", ""
+        )
         # A kept stack is one that can be changed and deleted.
         client("cloudformation").delete_stack(StackName="kept")
         assert "kept" not in [one["Name"] for one in client("events").list_rules()["Rules"]]
         bucket = next(one["PhysicalResourceId"] for one in resources if one["ResourceType"] == "AWS::S3::Bucket")
         assert bucket not in [one["Name"] for one in s3.list_buckets()["Buckets"]]
+
+    with pytest.raises(
+        survival.SurvivalError, match="of account 123456789012 in us-east-1, and this is 222222222222 in eu"
+    ):
+        survival.restore(kept, Place("eu-west-1", "222222222222"))
 
     with (kept / "state.pickle").open("r+b") as file:
         content = file.read().replace(b"moto ", b"mota ", 1)
