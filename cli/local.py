@@ -81,7 +81,8 @@ def _cdk(arguments: list[str], url: str, settings: Settings, log: Path) -> None:
         "AWS_ENDPOINT_URL": url,
         "AWS_REGION": settings.region,
         "AWS_DEFAULT_REGION": settings.region,
-        "AWS_ACCESS_KEY_ID": LOCAL_CREDENTIALS["aws_access_key_id"],
+        # The CDK CLI remembers, beyond its end, which account a key is of.
+        "AWS_ACCESS_KEY_ID": f"{LOCAL_CREDENTIALS['aws_access_key_id']}-{settings.account}",
         "AWS_SECRET_ACCESS_KEY": LOCAL_CREDENTIALS["aws_secret_access_key"],
     }
     with (

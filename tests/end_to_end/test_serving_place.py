@@ -36,7 +36,7 @@ def accounts(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iter
         local.running(registry, folder / "registry", neighbours=folder / "known") as of_registry,
     ):
         for settings, aws, environment in ((place, of_place, PLACE), (registry, of_registry, CONFIGURATION)):
-            local.deploy(settings, aws.url, folder / f"cdk-{settings.region}" / "cdk.log", environment)
+            local.deploy(settings, aws.url, folder / f"{settings.region}.log", environment)
         deployment = Deployment(registry, of_registry.url)
         base_models.import_model(deployment, str(tiny_model), registry.base_model.name, print)
         yield deployment, Deployment(place, of_place.url)
@@ -139,22 +139,28 @@ def contents(deployment: Deployment, prefix: str) -> dict[str, bytes]:
 def test_the_commands_work_where_the_thing_is_and_name_the_place_where_it_is_not(
     registry: Deployment, place: Deployment, package: str
 ) -> None:
-    shown = finetune(place, "endpoints", configuration=PLACE)
-    assert shown.returncode == 0 and package in shown.stderr + shown.stdout
-    status = finetune(place, "status", configuration=PLACE)
-    assert status.returncode == 0 and "Deploy" in status.stderr + status.stdout
-    again = finetune(place, "deploy", "1", configuration=PLACE)
-    assert again.returncode == 0, again.stderr
-    back = finetune(place, "rollback", "--yes", configuration=PLACE)
-    assert back.returncode == 1 and "no earlier release is kept here" in back.stderr
+    for command, told in (
+        (("endpoints",), package),
+        (("status",), "Deploy: Succeeded"),
+        (("deploy", "1"), "releasing version 1"),
+    ):
+        assert told in said(place, PLACE, command, 0)
     for deployment, configuration, command, told in (
         (registry, CONFIGURATION, ("endpoints",), f"use -e {PLACE}"),
         (registry, CONFIGURATION, ("approve", "--yes", "--follow"), f"finetune status -e {PLACE}"),
         (place, PLACE, ("start",), f"use -e {CONFIGURATION} for this"),
         (place, PLACE, ("deploy",), "name the version"),
+        (place, PLACE, ("rollback", "--yes"), "no earlier release is kept here"),
     ):
-        refused = finetune(deployment, *command, configuration=configuration)
-        assert refused.returncode == 1 and told in refused.stderr.replace("\n", ""), refused.stderr
+        assert told in said(deployment, configuration, command, 1)
+
+
+def said(deployment: Deployment, configuration: str, command: tuple[str, ...], code: int) -> str:
+    """What the command says, without line ends; its exit code must be `code`."""
+    finished = finetune(deployment, *command, configuration=configuration)
+    text = finished.stdout + finished.stderr
+    assert finished.returncode == code, text
+    return text.replace("\n", "")
 
 
 @pytest.mark.parametrize(
