@@ -95,6 +95,6 @@ class ServingStack(Stack):
                 "Action": "events:PutEvents",
                 "Resource": bus.attr_arn,
             },
-        ).node.add_dependency(bus)
+        )
         rule = approvals.start_deploy(self, settings, self.undelivered, event_bus_name=bus.name)
         rule.node.add_dependency(bus, self.deploy_pipeline)
