@@ -291,6 +291,16 @@ def _type(
     return ResourceType(name, name_property, frozenset(properties.split()), put, delete, frozenset(replaced_by.split()))
 
 
+def _made(put: Callable[[str, Properties, bool], tuple[str, dict[str, str]]]) -> Callable[..., Resource]:
+    """A `put` that gives the physical id and the attributes."""
+    return lambda name, properties, exists: Resource(*put(name, properties, exists))
+
+
+def _by_id(delete: Callable[[str], None]) -> Callable[[str, Properties], None]:
+    """A `delete` that needs no properties."""
+    return lambda physical_id, properties: delete(physical_id)
+
+
 MODEL_PROPERTIES = "PrimaryContainer Containers ExecutionRoleArn EnableNetworkIsolation VpcConfig"
 CONFIG_PROPERTIES = "ProductionVariants DataCaptureConfig ExecutionRoleArn EnableNetworkIsolation VpcConfig KmsKeyId"
 NETWORK_TYPES = [
@@ -298,24 +308,24 @@ NETWORK_TYPES = [
         "AWS::EC2::VPC",
         "",
         "CidrBlock EnableDnsSupport EnableDnsHostnames Tags",
-        lambda *made: Resource(*network_types.put_vpc(*made)),
-        lambda id_, _: network_types.delete_vpc(id_),
+        _made(network_types.put_vpc),
+        _by_id(network_types.delete_vpc),
         "CidrBlock",
     ),
     _type(
         "AWS::EC2::Subnet",
         "",
         "VpcId CidrBlock AvailabilityZone MapPublicIpOnLaunch Tags",
-        lambda *made: Resource(*network_types.put_subnet(*made)),
-        lambda id_, _: network_types.delete_subnet(id_),
+        _made(network_types.put_subnet),
+        _by_id(network_types.delete_subnet),
         "VpcId CidrBlock AvailabilityZone",
     ),
     _type(
         "AWS::EC2::RouteTable",
         "",
         "VpcId Tags",
-        lambda *made: Resource(*network_types.put_route_table(*made)),
-        lambda id_, _: network_types.delete_route_table(id_),
+        _made(network_types.put_route_table),
+        _by_id(network_types.delete_route_table),
         "VpcId",
     ),
     _type(
@@ -323,15 +333,15 @@ NETWORK_TYPES = [
         "",
         "SubnetId RouteTableId",
         lambda _, properties, exists: Resource(*network_types.put_association(properties)),
-        lambda id_, _: network_types.delete_association(id_),
+        _by_id(network_types.delete_association),
         "SubnetId RouteTableId",
     ),
     _type(
         "AWS::EC2::SecurityGroup",
         "GroupName",
         "GroupName GroupDescription VpcId SecurityGroupIngress SecurityGroupEgress Tags",
-        lambda *made: Resource(*network_types.put_security_group(*made)),
-        lambda id_, _: network_types.delete_security_group(id_),
+        _made(network_types.put_security_group),
+        _by_id(network_types.delete_security_group),
         "GroupDescription VpcId SecurityGroupIngress SecurityGroupEgress",
     ),
     *(
@@ -349,24 +359,24 @@ NETWORK_TYPES = [
         "AWS::EC2::VPCEndpoint",
         "",
         "VpcId ServiceName VpcEndpointType RouteTableIds SubnetIds SecurityGroupIds PrivateDnsEnabled PolicyDocument Tags",
-        lambda *made: Resource(*network_types.put_endpoint(*made)),
-        lambda id_, _: network_types.delete_endpoint(id_),
+        _made(network_types.put_endpoint),
+        _by_id(network_types.delete_endpoint),
         "VpcId ServiceName VpcEndpointType RouteTableIds SubnetIds SecurityGroupIds PrivateDnsEnabled",
     ),
     _type(
         "AWS::EC2::FlowLog",
         "",
         "ResourceId ResourceType TrafficType LogDestinationType LogGroupName DeliverLogsPermissionArn Tags",
-        lambda *made: Resource(*network_types.put_flow_log(*made)),
-        lambda id_, _: network_types.delete_flow_log(id_),
+        _made(network_types.put_flow_log),
+        _by_id(network_types.delete_flow_log),
         "ResourceId ResourceType TrafficType LogDestinationType LogGroupName DeliverLogsPermissionArn",
     ),
     _type(
         "AWS::Logs::LogGroup",
         "LogGroupName",
         "LogGroupName KmsKeyId RetentionInDays Tags",
-        lambda *made: Resource(*network_types.put_log_group(*made)),
-        lambda id_, _: network_types.delete_log_group(id_),
+        _made(network_types.put_log_group),
+        _by_id(network_types.delete_log_group),
     ),
 ]
 TYPES = [
@@ -439,8 +449,8 @@ TYPES = [
         "AWS::SQS::Queue",
         "QueueName",
         f"QueueName {operations_types.QUEUE_PROPERTIES} Tags",
-        lambda name, properties, exists: Resource(*operations_types.put_queue(name, properties, exists)),
-        lambda id_, _: operations_types.delete_queue(id_),
+        _made(operations_types.put_queue),
+        _by_id(operations_types.delete_queue),
     ),
     _type("AWS::SQS::QueuePolicy", "", "Queues PolicyDocument", put_queue_policy),
     _type(
@@ -448,14 +458,14 @@ TYPES = [
         "DashboardName",
         "DashboardName DashboardBody Tags",
         lambda name, properties, exists: Resource(operations_types.put_dashboard(name, properties)),
-        lambda id_, _: operations_types.delete_dashboard(id_),
+        _by_id(operations_types.delete_dashboard),
     ),
     _type(
         "AWS::Budgets::Budget",
         "",
         "Budget NotificationsWithSubscribers ResourceTags",
         lambda name, properties, exists: Resource(operations_types.put_budget(name, properties, exists)),
-        lambda id_, _: operations_types.delete_budget(id_),
+        _by_id(operations_types.delete_budget),
     ),
     _type(
         "AWS::CloudWatch::Alarm",
@@ -470,8 +480,8 @@ TYPES = [
         "AWS::Events::EventBus",
         "Name",
         "Name Description Tags",
-        lambda name, properties, exists: Resource(*event_types.put_bus(name, properties, exists)),
-        lambda id_, _: event_types.delete_bus(id_),
+        _made(event_types.put_bus),
+        _by_id(event_types.delete_bus),
     ),
     _type(
         "AWS::Events::EventBusPolicy",
@@ -500,7 +510,7 @@ TYPES = [
         "",
         "MaxCapacity MinCapacity ResourceId RoleARN ScalableDimension ServiceNamespace SuspendedState",
         lambda _, properties, exists: Resource(serving_types.put_scalable_target(properties)),
-        lambda id_, _: serving_types.delete_scalable_target(id_),
+        _by_id(serving_types.delete_scalable_target),
         "ResourceId ScalableDimension ServiceNamespace",
     ),
     _type(

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from moto.events.models import events_backends
+
 from local_aws.events import client
 
 Properties = dict[str, Any]
@@ -10,22 +12,18 @@ Properties = dict[str, Any]
 
 def put_bus(name: str, properties: Properties, exists: bool) -> tuple[str, dict[str, str]]:
     """The bus's name and attributes."""
-    events = client("events")
-    tags, description = properties.get("Tags", []), properties.get("Description", "")
+    events, tags = client("events"), properties.get("Tags", [])
     if not exists:
-        described = {"Description": description} if description else {}
-        events.create_event_bus(Name=name, Tags=tags, **described)
-    bus = events.describe_event_bus(Name=name)
-    if bus.get("Description", "") != description:
-        raise ValueError("Description: an update is not implemented; give the bus another name")
-    if exists:
-        kept = {tag["Key"] for tag in tags}
-        old = events.list_tags_for_resource(ResourceARN=bus["Arn"])["Tags"]
-        if gone := [tag["Key"] for tag in old if tag["Key"] not in kept]:
-            events.untag_resource(ResourceARN=bus["Arn"], TagKeys=gone)
-        if tags:
-            events.tag_resource(ResourceARN=bus["Arn"], Tags=tags)
-    return name, {"Arn": bus["Arn"], "Name": name}
+        events.create_event_bus(Name=name)
+    arn = str(events.describe_event_bus(Name=name)["Arn"])
+    _, _, _, region, account, _ = arn.split(":")
+    events_backends[account][region].event_buses[name].description = properties.get("Description")  # moto has no update
+    old = {tag["Key"] for tag in events.list_tags_for_resource(ResourceARN=arn)["Tags"]}
+    if gone := sorted(old - {tag["Key"] for tag in tags}):
+        events.untag_resource(ResourceARN=arn, TagKeys=gone)
+    if tags:
+        events.tag_resource(ResourceARN=arn, Tags=tags)
+    return name, {"Arn": arn, "Name": name}
 
 
 def delete_bus(name: str) -> None:

@@ -50,10 +50,10 @@ def install(settings: Settings) -> None:
     if folder is None:
         return
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if others := folder.stat().st_mode & 0o077:
+    mode = folder.stat().st_mode & 0o777
+    if mode & 0o077:
         raise NeighbourError(
-            f"{folder} holds secrets and is open to others (mode {folder.stat().st_mode & 0o777:o}, of which {others:o} is "
-            f"too much): chmod 700 {folder}, or name another folder"
+            f"{folder} holds secrets and is open to others (mode {mode:o}): chmod 700 {folder}, or name another folder"
         )
     own = Neighbour(Place(settings.region, settings.account), settings.url, secrets.token_urlsafe(32))
     before = _read(_file(own.place))

@@ -183,11 +183,13 @@ def test_a_bus_takes_what_its_policies_and_rules_say_and_goes_with_its_stack(cli
     (kept,) = events.list_rules(EventBusName="taken")["Rules"]
     assert json.loads(kept["EventPattern"]) == {"account": ["111111111111"]}
 
-    bus["Properties"] = {"Name": "taken", "Tags": [{"Key": "b", "Value": "2"}]}
+    bus["Properties"] = {"Name": "taken", "Description": "new", "Tags": [{"Key": "b", "Value": "2"}]}
     del statement["Condition"]
     assert deploy(client, "bus", {"Bus": bus, "Whole": whole, "Rule": rule})["StackStatus"] == "UPDATE_COMPLETE"
     assert statements() == {"Whole": {"Sid": "Whole", **both}}
     assert events.list_tags_for_resource(ResourceARN=arn)["Tags"] == [{"Key": "b", "Value": "2"}]
+    assert events.describe_event_bus(Name="taken")["Description"] == "new"
+    assert [one["Name"] for one in events.list_rules(EventBusName="taken")["Rules"]] == [kept["Name"]]
     client("cloudformation").delete_stack(StackName="bus")
     assert [one["Name"] for one in events.list_event_buses()["EventBuses"]] == ["default"]
 

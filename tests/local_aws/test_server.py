@@ -80,7 +80,7 @@ def test_it_ends_when_the_process_that_started_it_is_killed(tmp_path: Path) -> N
 
 def test_help_names_every_flag() -> None:
     shown = subprocess.run([sys.executable, "-m", "local_aws", "--help"], capture_output=True, text=True, check=True)
-    for flag in ("--port", "--root", "--image", "--region"):
+    for flag in ("--port", "--root", "--image", "--account", "--region", "--neighbours"):
         assert flag in shown.stdout
 
 
