@@ -41,8 +41,10 @@ def running(
     os.environ["AWS_DEFAULT_REGION"] = settings.region
     shutil.rmtree(state, ignore_errors=True)
     state.mkdir(parents=True)
-    place = {"account": settings.account, "region": settings.region, "neighbours": neighbours} if neighbours else {}
-    with local_aws.start(state, IMAGES, port, TIME_FACTOR, keep, **place) as aws:
+    account, region = (settings.account, settings.region) if neighbours else (None, None)
+    with local_aws.start(
+        state, IMAGES, port, TIME_FACTOR, keep, account=account, region=region, neighbours=neighbours
+    ) as aws:
         address = state / ADDRESS_FILE
         address.write_text(json.dumps({"url": aws.url}), encoding="utf-8")
         try:

@@ -5,14 +5,12 @@ out   deployment/    deployment.json, written last
 The parts are in release/. Running it again with the same package goes on where it was, or changes nothing.
 """
 
-import argparse
 import time
-from dataclasses import fields
 from pathlib import Path
-from typing import get_args
 
 from botocore.exceptions import ClientError
 
+from pipeline_steps import flags
 from pipeline_steps.contract import files, json_files
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.messages import tell_result
@@ -27,21 +25,8 @@ REASON_CHARACTERS = 900  # of 1,024 that an approval's description may have
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="deploy", description=__doc__.split("\n\n")[0])
     output = Path("/opt/ml/processing/output") / files.DEPLOYMENT_OUTPUT
-    for field in fields(DeployJob):
-        flag = f"--{field.name}"
-        if field.name == "output":
-            parser.add_argument(flag, type=Path, default=output)
-        elif field.type == list[str]:  # --subnet A --subnet B
-            parser.add_argument(flag.removesuffix("s"), dest=field.name, action="append", default=[])
-        elif field.type is bool:
-            parser.add_argument(flag, action="store_true")
-        elif field.type in (str, int, float):
-            parser.add_argument(flag, type=field.type, required=True)
-        else:  # what may be left out
-            parser.add_argument(flag, type=get_args(field.type)[0])
-    run(DeployJob(**vars(parser.parse_args(arguments))))
+    run(flags.parse(DeployJob, "deploy", __doc__.split("\n\n")[0], output, arguments))
 
 
 def run(job: DeployJob) -> None:

@@ -5,15 +5,14 @@ out   drift/    drift.json: the figures of both sides, and what is beyond its li
 An alarm on the metric `Drifted` starts a training (stacks/drift.py). With too few requests nothing is said about drift.
 """
 
-import argparse
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps import captured, s3, safety, similarity
+from pipeline_steps import captured, flags, s3, safety, similarity
 from pipeline_steps.captured import Exchange
 from pipeline_steps.contract import dataset, drift, evaluation, files, json_files, releases
 from pipeline_steps.contract.drift import Figures
@@ -41,15 +40,8 @@ class MonitorJob(drift.Limits):
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="monitor", description=__doc__.split("\n\n")[0])
     output = Path("/opt/ml/processing/output") / files.DRIFT_OUTPUT
-    for field in fields(MonitorJob):
-        if field.name == "output":
-            parser.add_argument("--output", type=Path, default=output)
-        else:
-            assert isinstance(field.type, type)
-            parser.add_argument(f"--{field.name}", type=field.type, required=True)
-    run(MonitorJob(**vars(parser.parse_args(arguments))))
+    run(flags.parse(MonitorJob, "monitor", __doc__.split("\n\n")[0], output, arguments))
 
 
 def run(job: MonitorJob) -> None:

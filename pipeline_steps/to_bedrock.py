@@ -6,18 +6,17 @@ out   deployment/    deployment.json, written last
 Running it again with the same package joins the job that imports it, or changes nothing.
 """
 
-import argparse
 import json
 import re
 import tempfile
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError
 
-from pipeline_steps import s3
+from pipeline_steps import flags, s3
 from pipeline_steps.contract import files, json_files, releases
 from pipeline_steps.contract.errors import StepError
 from pipeline_steps.contract.messages import tell_result
@@ -58,14 +57,8 @@ class ImportJob:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="to-bedrock", description=__doc__.split("\n\n")[0])
     output = Path("/opt/ml/processing/output") / files.DEPLOYMENT_OUTPUT
-    for field in fields(ImportJob):
-        if field.name == "output":
-            parser.add_argument("--output", type=Path, default=output)
-        else:
-            parser.add_argument(f"--{field.name}", type=field.type, required=True)
-    run(ImportJob(**vars(parser.parse_args(arguments))))
+    run(flags.parse(ImportJob, "to-bedrock", __doc__.split("\n\n")[0], output, arguments))
 
 
 def run(job: ImportJob) -> dict[str, Any]:

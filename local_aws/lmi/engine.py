@@ -1,5 +1,6 @@
 """Continuous batching: every step adds one token to each sequence that is being answered; new ones join between steps."""
 
+import platform
 import queue
 import sys
 import threading
@@ -89,6 +90,14 @@ class TextSoFar:
         return piece
 
 
+def half_type(device: str) -> torch.dtype:
+    """What stands for half precision: bfloat16, or float32 on a CPU that would take bfloat16 apart in software."""
+    on_arm = platform.machine() in ("aarch64", "arm64")
+    if device == "cuda" or torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16
+    return torch.bfloat16 if on_arm and torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
 class Engine:
     """The model, its tokenizer, and the thread that answers. `start` a request; the sequence yields its tokens."""
 
@@ -98,7 +107,7 @@ class Engine:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        half = torch.bfloat16 if self._device == "cuda" or torch.cpu._is_avx512_bf16_supported() else torch.float32
+        half = half_type(self._device)
         dtypes = {"auto": half, "bf16": half, "fp16": torch.float16, "fp32": torch.float32}
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtypes[dtype], local_files_only=True)

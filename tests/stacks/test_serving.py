@@ -29,7 +29,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return synthesized(tmp_path_factory.mktemp("place") / "out", "accounts/eu")
+    return synthesized(tmp_path_factory.mktemp("place") / "out", "accounts/us")
 
 
 def text(value: Any) -> str:
@@ -74,7 +74,7 @@ def test_the_registrys_account_has_no_endpoint_and_nothing_that_makes_one(regist
 
 def test_a_place_has_nothing_that_trains_and_no_raw_data(place: dict[str, Any]) -> None:
     pipelines = of_type(place, "AWS::SageMaker::Pipeline")
-    assert [one["PipelineName"] for one in pipelines.values()] == [load("accounts/eu").deploy_pipeline_name]
+    assert [one["PipelineName"] for one in pipelines.values()] == [load("accounts/us").deploy_pipeline_name]
     assert not [id_ for id_ in place if any(word in id_ for word in ("TrainRole", "PrepareRole", "RawBucket"))]
     assert "sagemaker:CreateTrainingJob" not in text(place)
     assert "AWS::SageMaker::ModelPackageGroup" not in {one["Type"] for one in place.values()}
@@ -126,7 +126,7 @@ def test_one_role_of_each_place_may_read_models_and_reject_packages_and_that_is_
     assert rejects == {"sagemaker:ModelApprovalStatus": "Rejected"}
     assert text(allowed["PlacesReadModels s3:GetObject"]["Resource"]).endswith('"/runs/*"]]}')
     named = {id_: one["RoleName"] for id_, one in of_type(place, "AWS::IAM::Role").items() if "RoleName" in one}
-    assert list(named.values()) == ["mistral-7b-accounts-eu-deploy"] and "DeployRole" in next(iter(named))
+    assert list(named.values()) == ["mistral-7b-accounts-us-deploy"] and "DeployRole" in next(iter(named))
 
 
 def test_what_a_place_may_ask_of_the_registry_is_bound_to_its_account(place: dict[str, Any]) -> None:
@@ -141,9 +141,8 @@ def test_what_a_place_may_ask_of_the_registry_is_bound_to_its_account(place: dic
     assert REGISTRY not in text(everything), "what serves needs nothing of the other account"
 
 
-def test_a_place_in_a_vpc_reaches_the_buckets_of_both_accounts(tmp_path: Path) -> None:
-    resources = synthesized(tmp_path / "out", "accounts/us")
-    endpoints = of_type(resources, "AWS::EC2::VPCEndpoint").values()
+def test_a_place_in_a_vpc_reaches_the_buckets_of_both_accounts(place: dict[str, Any]) -> None:
+    endpoints = of_type(place, "AWS::EC2::VPCEndpoint").values()
     (of_s3,) = [one for one in endpoints if one["VpcEndpointType"] == "Gateway"]
     (statement,) = of_s3["PolicyDocument"]["Statement"]
     assert statement["Condition"]["StringEquals"]["aws:ResourceAccount"] == [PLACE, REGISTRY]
