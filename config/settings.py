@@ -575,7 +575,7 @@ class Settings(Group):
     account: Account | None = Field(default=None, description="without it, the CDK CLI's current account")
     region: Region = "us-east-1"
     serving: dict[PlaceName, ServingPlace] = Field(
-        default={}, description="where approved models are served; without it, here"
+        default={}, max_length=5, description="where approved models are served; without it, here"
     )
     keep_data: bool = Field(default=True, description="buckets and models outlive a deleted stack")
     network: NetworkSettings | None = None

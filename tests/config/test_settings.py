@@ -292,6 +292,12 @@ def test_a_place_that_the_file_does_not_have_is_told_with_those_that_it_has(tmp_
             "account: '111111111111'\nserving: {eu: {account: '222222222222', region: eu-west-1, network: {vpc: create}}}\n",
             r"serving\.eu\.network is set and its region is eu-west-1; .* us-east-1 cannot be reached",
         ),
+        (
+            "account: '111111111111'\nserving: {"
+            + ", ".join(f"p{n}: {{account: '22222222222{n}', region: us-east-1}}" for n in range(6))
+            + "}\n",
+            r"serving: .*at most 5 items",
+        ),
         (PLACES.replace("222222222222", "22"), r"serving\.eu\.account"),
         (PLACES.replace("eu:", "Eu:"), r"serving\.Eu"),
         (PLACES.replace("region: eu-west-1", "regoin: eu-west-1"), r"did you mean 'region'"),

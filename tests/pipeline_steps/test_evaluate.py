@@ -435,8 +435,8 @@ def test_the_flags_of_the_deployed_definition_are_understood(
 
 
 def test_weights_put_in_place_compute_what_a_loaded_model_computes(reader: Path, tuned: Path) -> None:
-    ids = torch.arange(4, 40)[None]
     model = load_model(reader)
+    ids = torch.arange(4, 40, device=model.device)[None]
     with torch.inference_mode():
         before = model(ids).logits
         assert replace_weights(model, tuned)
