@@ -1,13 +1,13 @@
 """Configuration -> stacks. The only place that reads the outside: the environment's name and the checkout's path.
 
 npx cdk deploy --all -c environment=prod
-npx cdk deploy --all -c environment=prod/eu     # its serving place `eu`
+npx cdk deploy --all -c environment=accounts/eu     # the serving place `eu` of accounts.yaml
 """
 
 from pathlib import Path
 
 import aws_cdk as cdk
-from aws_cdk import aws_kms as kms
+from aws_cdk import aws_cloudwatch as cloudwatch
 
 from config.jumpstart_lock import LockError
 from config.settings import Settings, SettingsError, load
@@ -24,88 +24,61 @@ REPOSITORY = Path(__file__).parent
 
 def build(app: cdk.App, settings: Settings) -> None:
     """Add the stacks of one account and region to `app`: those of the pipelines, or of a serving place."""
+    # Without an account the stacks stay environment-agnostic, so that synth needs no credentials.
+    env = cdk.Environment(account=settings.account, region=settings.region)
     try:
         step_code_zip = build_zip(
             REPOSITORY, REPOSITORY / "build" / "step_packages", REPOSITORY / "build" / "step_code"
         )
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
-    (_train if settings.trains else _serve)(app, settings, step_code_zip)
+
+    def named(stack: str) -> tuple[cdk.App, str]:
+        return app, settings.stack_name(stack)
+
+    storage = StorageStack(*named("storage"), settings=settings, env=env)
+    artifact_bucket, key = storage.artifact_bucket, storage.key
+    network = None
+    if settings.network is not None:
+        network = Network.of_the_user(settings.network)
+        if settings.network.is_created:
+            network = NetworkStack(*named("network"), settings=settings, key=key, env=env).network
+    alarms: list[cloudwatch.IAlarm] = []
+    if settings.trains:
+        pipeline = PipelineStack(
+            *named("pipeline"),
+            settings=settings,
+            raw_bucket=storage.raw_bucket,
+            artifact_bucket=artifact_bucket,
+            key=key,
+            step_code_zip=step_code_zip,
+            network=network,
+            env=env,
+        )
+        triggers = TriggersStack(
+            *named("triggers"),
+            settings=settings,
+            raw_bucket=storage.raw_bucket,
+            key=key,
+            finetune_pipeline=pipeline.finetune_pipeline,
+            deploy_pipeline=pipeline.deploy_pipeline,
+            monitor_pipeline=pipeline.monitor_pipeline,
+            env=env,
+        )
+        undelivered, alarms = triggers.undelivered, triggers.alarms
+    else:
+        serving = ServingStack(
+            *named("serving"),
+            settings=settings,
+            artifact_bucket=artifact_bucket,
+            key=key,
+            step_code_zip=step_code_zip,
+            network=network,
+            env=env,
+        )
+        undelivered = serving.undelivered
+    OperationsStack(*named("operations"), settings=settings, key=key, undelivered=[undelivered], alarms=alarms, env=env)
     cdk.Tags.of(app).add("application", settings.name)
-
-
-def _train(app: cdk.App, settings: Settings, step_code_zip: Path) -> None:
-    env = _environment(settings)
-    storage = StorageStack(app, settings.stack_name("storage"), settings=settings, env=env)
-    pipeline = PipelineStack(
-        app,
-        settings.stack_name("pipeline"),
-        settings=settings,
-        raw_bucket=storage.raw_bucket,
-        artifact_bucket=storage.artifact_bucket,
-        key=storage.key,
-        step_code_zip=step_code_zip,
-        network=_network(app, settings, storage.key),
-        env=env,
-    )
-    triggers = TriggersStack(
-        app,
-        settings.stack_name("triggers"),
-        settings=settings,
-        raw_bucket=storage.raw_bucket,
-        key=storage.key,
-        finetune_pipeline=pipeline.finetune_pipeline,
-        deploy_pipeline=pipeline.deploy_pipeline,
-        monitor_pipeline=pipeline.monitor_pipeline,
-        env=env,
-    )
-    OperationsStack(
-        app,
-        settings.stack_name("operations"),
-        settings=settings,
-        key=storage.key,
-        undelivered=[triggers.undelivered],
-        alarms=triggers.alarms,
-        env=env,
-    )
-
-
-def _serve(app: cdk.App, settings: Settings, step_code_zip: Path) -> None:
-    env = _environment(settings)
-    storage = StorageStack(app, settings.stack_name("storage"), settings=settings, env=env)
-    serving = ServingStack(
-        app,
-        settings.stack_name("serving"),
-        settings=settings,
-        artifact_bucket=storage.artifact_bucket,
-        key=storage.key,
-        step_code_zip=step_code_zip,
-        network=_network(app, settings, storage.key),
-        env=env,
-    )
-    OperationsStack(
-        app,
-        settings.stack_name("operations"),
-        settings=settings,
-        key=storage.key,
-        undelivered=[serving.undelivered],
-        alarms=[],
-        env=env,
-    )
-
-
-def _environment(settings: Settings) -> cdk.Environment:
-    """Without an account the stacks stay environment-agnostic, so that synth needs no credentials."""
-    return cdk.Environment(account=settings.account, region=settings.region)
-
-
-def _network(app: cdk.App, settings: Settings, key: kms.IKey) -> Network | None:
-    if settings.network is None:
-        return None
-    if not settings.network.is_created:
-        return Network.of_the_user(settings.network)
-    id_ = settings.stack_name("network")
-    return NetworkStack(app, id_, settings=settings, key=key, env=_environment(settings)).network
 
 
 def main() -> None:

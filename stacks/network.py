@@ -122,7 +122,7 @@ class NetworkStack(Stack):
         statements = [
             self._allowed_to_our_principals(["*"], ["*"], {"aws:ResourceAccount": self._accounts(settings)}),
         ]
-        if settings.backend == "jumpstart":
+        if settings.trains and settings.backend == "jumpstart":
             training = jumpstart_lock.training_of(settings)
             uris = (training.lock.model_uri(training.instance_type), training.lock.script_uri)
             buckets = sorted({uri.removeprefix("s3://").split("/")[0] for uri in uris})
