@@ -10,13 +10,15 @@ import typer
 from cli import executions
 from cli.aws import Deployment, Needs
 from cli.console import EXECUTION_FAILED, CommandError, console
-from config.settings import TuningMode, environments
+from config.settings import TuningMode, environments, load
 
 
 def _environments(incomplete: str) -> list[str]:
-    """Names of config/, and YAML files beside the user that begin so."""
+    """Names of config/, their serving places, and YAML files beside the user that begin so."""
     files = [str(path) for path in Path().glob(f"{incomplete}*.yaml")]
-    return [name for name in [*environments(), *files] if name.startswith(incomplete)]
+    whole, slash, _ = incomplete.partition("/")
+    places = [f"{whole}/{place}" for place in load(whole).serving] if slash and whole in environments() else []
+    return [name for name in [*environments(), *places, *files] if name.startswith(incomplete)]
 
 
 def _modes(incomplete: str) -> list[str]:

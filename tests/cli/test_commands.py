@@ -34,7 +34,7 @@ def test_help_names_every_command() -> None:
     [
         (["demo", "--mode", "dialogue"], "--mode is 'dialogue'; allowed: instruction, domain, chat"),
         (["start", "-p", "Epoch"], "expected Name=Value"),
-        (["status", "-e", "nowhere"], "choose one of dev, local, private, prod"),
+        (["status", "-e", "nowhere"], "choose one of accounts, dev, local, private, prod"),
     ],
 )
 def test_wrong_input_is_one_message_and_exit_code_1(arguments: list[str], said: str) -> None:
@@ -59,7 +59,8 @@ def test_without_a_running_local_aws_the_way_to_start_one_is_told(tmp_path: Path
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("start --environment ", {"dev", "local", "private", "prod"}),
+        ("start --environment ", {"accounts", "dev", "local", "private", "prod"}),
+        ("invoke -e accounts/", {"accounts/us", "accounts/eu"}),
         ("doctor -e pr", {"private", "prod"}),
         ("validate-data data --mode ", {"instruction", "domain", "chat"}),
         ("validate-data data --mode do", {"domain"}),

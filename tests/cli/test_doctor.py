@@ -66,7 +66,7 @@ def test_a_whole_deployment_has_no_error(deployment: Deployment, monkeypatch: py
     assert found["base model"][1] == "tiny: 1 files, digest 0123456789ab"
     assert found["image"][1].endswith("/huggingface-pytorch-training:1")
 
-    monkeypatch.setattr(Deployment, "named", lambda _: deployment)
+    monkeypatch.setattr(Deployment, "named", lambda *_: deployment)
     finished = CliRunner().invoke(app, ["doctor", "--json", "-e", "local"], catch_exceptions=False)
     told = json.loads(finished.stdout)
     assert finished.exit_code == (1 if told["errors"] else 0)
@@ -163,7 +163,7 @@ def test_this_machine_is_looked_at(tmp_path: Path) -> None:
 def test_a_wrong_configuration_and_an_aws_that_does_not_run_end_the_examination(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def not_running(_: str) -> Deployment:
+    def not_running(*_: str) -> Deployment:
         raise CommandError("local AWS does not run")
 
     wrong = tmp_path / "wrong.yaml"

@@ -82,7 +82,7 @@ def execution(deployment: Deployment, outcome: str) -> str:
 
 def report(deployment: Deployment, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
     """What `finetune report` says about this module's AWS."""
-    monkeypatch.setattr(Deployment, "named", lambda _: deployment)
+    monkeypatch.setattr(Deployment, "named", lambda *_: deployment)
     finished = CliRunner().invoke(app, ["report", "--no-open", *arguments], catch_exceptions=False)
     assert finished.exit_code == 0
     return finished.stdout

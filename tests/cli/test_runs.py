@@ -31,7 +31,7 @@ def pipeline(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture
 def finetune(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Any:
     """`finetune` on this module's AWS; returns what it said, with one space for every white space, or its JSON."""
-    monkeypatch.setattr(Deployment, "named", lambda _: deployment)
+    monkeypatch.setattr(Deployment, "named", lambda *_: deployment)
     monkeypatch.setattr(console, "_width", 200, raising=False)
 
     def run(*arguments: str) -> Any:

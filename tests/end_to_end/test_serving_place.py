@@ -141,7 +141,7 @@ def test_the_commands_work_where_the_thing_is_and_name_the_place_where_it_is_not
 ) -> None:
     for command, told in (
         (("endpoints",), package),
-        (("status",), "Deploy: Succeeded"),
+        (("status",), "Succeeded"),
         (("deploy", "1"), "releasing version 1"),
         (("doctor",), "tiny-storage-eu, tiny-serving-eu, tiny-operations-eu"),
     ):
