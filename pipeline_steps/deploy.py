@@ -35,8 +35,8 @@ def run(job: DeployJob) -> None:
 
     # 1. Only what was approved is released, and only while it is what was approved.
     package = packages.read(aws, job.model_package_arn, job.model_package_group)
-    if job.copy_to and job.image_uri:
-        package = packages.copied(package, job.copy_to, job.image_uri)
+    if job.copy_to:
+        package = packages.copied(package, job.copy_to, job.image_uri or package.container["Image"])
 
     # 2. Towards the new release: nothing to do, made anew, or traffic moved to it under the eyes of the alarms.
     release = (Variant if job.shape == "variant" else Components)(aws, job, package)

@@ -33,7 +33,7 @@ class DeployJob:
     captured_to: str  # S3 prefix
     captured_percent: int  # of the requests; 0: none
     copy_to: str | None  # S3 prefix for the model, where the package's account and region are others
-    image_uri: str | None  # with copy_to: the package's image as this region has it
+    image_uri: str | None  # with copy_to: the image in this region; None: the package's
     subnets: list[str]  # where models have their network interfaces; none: in SageMaker's own network
     security_groups: list[str]
     volume_key: str | None  # KMS key of the instances' volumes; None: their hardware encrypts them
