@@ -12,6 +12,7 @@ import pytest
 from cli import base_models, executions, local, permissions, releases
 from cli.aws import REPOSITORY, Deployment
 from config.settings import load
+from pipeline_steps.contract import files
 from tests.end_to_end.clients import finetune
 from tests.end_to_end.test_product import upload_and_follow
 from tests.end_to_end.test_release import copy_of
@@ -19,11 +20,7 @@ from tests.end_to_end.test_release import copy_of
 CONFIGURATION = str(Path(__file__).with_name("accounts.yaml"))
 PLACE = f"{CONFIGURATION}/eu"
 # Statements of the role that crosses that these releases need not, each with the reason why it stays.
-NOT_NEEDED = {
-    "WatchAlarms": "there is no canary, and so nothing that alarms are asked about",
-    "ListParts": "there are not more releases than are kept",
-    "DeleteCopies": "as above",
-}
+NOT_NEEDED = {"WatchAlarms": "there is no canary, and so nothing that alarms are asked about"}
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +115,9 @@ def test_what_is_approved_in_one_account_is_served_in_the_other_from_a_copy(
     serving = releases.serving(place)
     assert serving is not None and serving.package == package
     (container,) = place.sagemaker.describe_model(ModelName=serving.release)["Containers"]
-    source = container["ModelDataSource"]["S3DataSource"]["S3Uri"]
-    assert source.startswith(f"s3://{place.artifact_bucket}/models/") and ".eu-west-1." in container["Image"]
-    described = registry.sagemaker.describe_model_package(ModelPackageName=package)
-    original = described["InferenceSpecification"]["Containers"][0]["ModelDataSource"]["S3DataSource"]["S3Uri"]
-    assert contents(place, source) == contents(registry, original)
+    assert ".eu-west-1." in container["Image"]
+    assert served_from(place).startswith(f"s3://{place.artifact_bucket}/models/")
+    assert contents(place, served_from(place)) == contents(registry, model_uri(registry, package))
     answer = place.invoke({"inputs": "When does the ferry", "parameters": {"max_new_tokens": 4}})
     assert isinstance(answer[0]["generated_text"], str)
     assert registry.sagemaker.list_endpoints()["Endpoints"] == []
@@ -214,9 +209,51 @@ def test_a_model_that_fails_in_a_place_is_rejected_where_it_is_registered_and_th
     assert described["ModelApprovalStatus"] == "Rejected" and "Its release failed" in described["ApprovalDescription"]
     serving = releases.serving(place)
     assert serving is not None and serving.package == package
+    assert "model.safetensors" in contents(place, served_from(place)), "the copy that both are served from stays"
+
+
+def test_a_copy_goes_with_the_last_release_that_is_kept_of_it_and_the_way_back_is_one_command(
+    registry: Deployment, place: Deployment, package: str
+) -> None:
+    first = served_from(place)
+    released = []
+    for digest in ("3" * 64, "4" * 64):  # kept_releases is 2
+        clock = time.time()
+        released.append(copy_of(registry, package, "Approved", model_uri=another_model(registry, package, digest)))
+        view = executions.follow(place, releases.wait_for_start(place, released[-1], clock))
+        assert view.status == "Succeeded", view.reason
+    assert served_from(place).endswith(f"/models/{'4' * 64}/") and contents(place, served_from(place))
+    assert contents(place, first) == {}, "no release that is kept is served from it"
+    back = said(place, PLACE, ("rollback", "--yes"), 0)
+    assert f"serves now: {released[1]}" in back
+    serving = releases.serving(place)
+    assert serving is not None and serving.package == released[0]
+    approved = registry.sagemaker.describe_model_package(ModelPackageName=released[1])["ModelApprovalStatus"]
+    assert approved == "Approved", "one place's way back is not a word about the model"
+
+
+def served_from(place: Deployment) -> str:
+    """The S3 prefix of the model that serves."""
+    serving = releases.serving(place)
+    assert serving is not None
     (container,) = place.sagemaker.describe_model(ModelName=serving.release)["Containers"]
-    source = container["ModelDataSource"]["S3DataSource"]["S3Uri"]
-    assert "model.safetensors" in contents(place, source), "the copy that both are served from stays"
+    return str(container["ModelDataSource"]["S3DataSource"]["S3Uri"])
+
+
+def another_model(registry: Deployment, package: str, digest: str) -> str:
+    """The S3 prefix of a model like the package's that says to be another one."""
+    bucket = registry.artifact_bucket
+    for name, content in contents(registry, model_uri(registry, package)).items():
+        if name == files.TRAINING_FILE:
+            content = json.dumps({**json.loads(content), "model_digest": digest}).encode()
+        registry.s3.put_object(Bucket=bucket, Key=f"runs/another-{digest[:8]}/{name}", Body=content)
+    return f"s3://{bucket}/runs/another-{digest[:8]}/"
+
+
+def model_uri(registry: Deployment, package: str) -> str:
+    described = registry.sagemaker.describe_model_package(ModelPackageName=package)
+    container = described["InferenceSpecification"]["Containers"][0]
+    return str(container["ModelDataSource"]["S3DataSource"]["S3Uri"])
 
 
 def test_every_statement_of_the_role_that_crosses_is_needed(
