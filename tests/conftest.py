@@ -25,6 +25,8 @@ ON_ONE_DEPLOYMENT = (
     "test_redeploy.py",
     "test_several_hosts.py",
 )
+# Then the other long ones, so that no process has one of them to do when the others are done.
+LONG = ("test_release.py", "test_article.py", "test_serving_place.py", "test_production.py", "test_deploy_step.py")
 
 LEFT = "left_behind"  # what the processes that run tests side by side have found of themselves
 _found_by_workers: list[str] = []
@@ -38,8 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    place = {name: number for number, name in enumerate(ON_ONE_DEPLOYMENT)}
-    items.sort(key=lambda item: place.get(item.path.name, -1))
+    place = {name: number for number, name in enumerate((*ON_ONE_DEPLOYMENT, *LONG))}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -52,6 +54,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file: str = super()._split_scope(nodeid)
             return "one deployment" if Path(file).name in ON_ONE_DEPLOYMENT else file
 
+    config.option.loadscopereorder = False  # by the number of tests; a file with one test may be among the longest
     return ByDeployment(config, log)
 
 
